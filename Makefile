@@ -1,0 +1,83 @@
+# The commands of the README. `make` alone lists them.
+#
+#   PYTHON         the interpreter that the environment is made with (default python3; 3.11 or newer, as the pinned set needs it)
+#   VENV           where the environment lies (default .venv)
+#   TORCH_OPTIONS  further options for installing torch, for example
+#                  TORCH_OPTIONS="--index-url https://download.pytorch.org/whl/cpu"
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+
+PYTHON ?= python3
+VENV ?= .venv
+TORCH_OPTIONS ?=
+STAMP := $(VENV)/.complete
+
+# The environment's programs come first (DVC's stages call `python`). Nothing is fetched from a model hub, and every
+# process computes on one thread, so that results do not depend on how many cores there are.
+CALLER_PATH := $(PATH)
+export PATH := $(abspath $(VENV))/bin:$(PATH)
+export HF_HUB_OFFLINE := 1
+export OMP_NUM_THREADS := 1
+export OPENBLAS_NUM_THREADS := 1
+export MKL_NUM_THREADS := 1
+export TOKENIZERS_PARALLELISM := false
+export MPLBACKEND := Agg
+export PYTHONHASHSEED := 0
+unexport PYTHONHOME PYTHONPATH
+
+.PHONY: help reproduce test lab export check-export clean
+
+help:  ## list the commands
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-14s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+
+# An installation that was killed half-way left `.installing` behind and is begun afresh; one that is only out of date is
+# brought up to date in place. The interpreter is looked up outside the environment, which may be about to be removed.
+$(STAMP): settings.ini setup.py pyproject.toml constraints.txt
+	@base=$$(PATH="$(CALLER_PATH)" "$(PYTHON)" -c 'import sys; assert sys.version_info >= (3, 11); print(sys._base_executable)' 2>/dev/null) || \
+		{ echo "the pinned set (constraints.txt) needs Python 3.11 or newer, and '$(PYTHON)' is none; name one: make $(MAKECMDGOALS) PYTHON=python3.11" >&2; exit 1; }; \
+	"$$base" -c 'import ensurepip, venv' 2>/dev/null || \
+		{ echo "$$base cannot make environments; install its venv module (Debian, Ubuntu: apt-get install python3-venv)" >&2; exit 1; }; \
+	if [ -f "$(VENV)/.installing" ] || ! "$(VENV)/bin/python" -m pip --version >/dev/null 2>&1; then "$$base" -m venv --clear "$(VENV)"; fi
+	@echo "installing the environment into $(VENV) (two to four minutes, once)"
+	@touch "$(VENV)/.installing"
+	@"$(VENV)/bin/python" -m pip install -qq --disable-pip-version-check -c constraints.txt $(TORCH_OPTIONS) torch
+	@"$(VENV)/bin/python" -m pip install -qq --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@mv "$(VENV)/.installing" "$@"
+
+reproduce: $(STAMP)  ## environment, data, pipeline; then the headline table and where the figures and the report are
+	dvc pull --quiet data.dvc
+	dvc repro
+	@echo; cat results/table1.md; echo
+	@find results -type f \( -name '*.png' -o -name '*.pdf' -o -name '*.html' \) | LC_ALL=C sort
+
+test: check-export  ## environment, export check; then all notebooks and tests
+	python -m pytest -n 2
+
+lab: $(STAMP)  ## open the notebooks in JupyterLab
+	jupyter lab nbs
+
+export: $(STAMP)  ## after editing notebooks: clean them, write mfpo/, tests/ and README.md from them
+	nbdev_clean
+	nbdev_export
+	python tools/export_tests.py
+	python tools/make_readme.py
+
+# `git add` is enough to pass: what is compared is the index.
+check-export: $(STAMP)
+	nbdev_export
+	python tools/export_tests.py
+	python tools/make_readme.py
+	@if ! git rev-parse --is-inside-work-tree >/dev/null 2>&1; then echo "not a git checkout: export not compared"; exit 0; fi; \
+	git diff --exit-code --stat -- mfpo tests README.md || \
+		{ echo "The files above were not what the notebooks export. They are now: look at them, 'git add' them, run again." >&2; exit 1; }; \
+	new=$$(git ls-files --others --exclude-standard -- mfpo tests README.md); \
+	if [ -n "$$new" ]; then echo "Not in git yet: 'git add' them, or remove them if their notebook is gone:" $$new >&2; exit 1; fi
+
+clean:  ## remove what running leaves behind (kept: the environment, DVC's cache, results)
+	rm -rf build dist _docs _proc .pytest_cache
+	find . \( -path "./$(VENV)" -o -path ./.git -o -path ./.dvc \) -prune -o \
+		-type d \( -name __pycache__ -o -name .ipynb_checkpoints \) -print0 | xargs -0 -r rm -rf
+	@echo "also removable: $(VENV) (make test remakes it), .dvc/cache (make reproduce recomputes everything)"

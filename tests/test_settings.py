@@ -1,0 +1,42 @@
+# Exported from nbs/settings.ipynb by tools/export_tests.py: edit the notebook.
+from mfpo.settings import *  # noqa: F403
+
+import dataclasses
+import pytest
+
+@dataclasses.dataclass(frozen=True)
+class Example:
+    steps: int
+    rate: float = 0.5
+
+    def __post_init__(self):
+        if self.steps < 1:
+            raise ValueError(f"steps is {self.steps}; give 1 or more")
+
+
+def test_settings_are_filled_and_unknown_keys_refused():
+    assert settings_from(Example, {"steps": 3}, "here") == Example(3, 0.5)
+    for section, message in (({"steps": 3, "stps": 1}, "here: unknown setting stps; known are steps, rate"),
+                             ({}, "here: setting steps is missing"), (None, "here: setting steps is missing"), ({"steps": 0}, "here: steps is 0")):
+        with pytest.raises(ValueError, match=message):
+            settings_from(Example, section, "here")
+
+
+def test_row_seeds_are_a_function_of_their_parts_alone():
+    # The first 8 bytes of BLAKE2b-64("0\x1frow-1"), little-endian, without the lowest bit.
+    import hashlib
+    expected = int.from_bytes(hashlib.blake2b(b"0\x1frow-1", digest_size=8).digest(), "little") // 2
+    assert row_seed(0, "row-1") == expected < 2**63
+    # "a", "bc" and "ab", "c" are different parts though they join to the same letters.
+    assert row_seed(0, "a", "bc") != row_seed(0, "ab", "c")
+    assert len({row_seed(s, str(i)) for s in range(10) for i in range(100)}) == 1000
+
+
+def test_a_failed_write_leaves_the_old_file():
+    import pathlib, tempfile
+    with tempfile.TemporaryDirectory() as folder:
+        path = pathlib.Path(folder) / "deep" / "file.txt"
+        write_atomic(path, "first")
+        with pytest.raises(TypeError):
+            write_atomic(path, 3.14)
+        assert path.read_text() == "first" and list(path.parent.iterdir()) == [path]
