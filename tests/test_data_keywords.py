@@ -82,6 +82,7 @@ def test_nouns_of_the_lexicon():
     assert found("The woman rides a horse past a tall building.") == ["woman", "horse", "building"]
     assert found("a kitchen with a table , a cup and a lamp .") == ["kitchen", "table", "cup", "lamp"]
     assert found("children, people and sheep near the leaves") == ["child", "people", "sheep", "leaf"]
+    assert found("An old astronaut smiles in front of a shuttle and two kitchen tables") == ["astronaut", "shuttle", "kitchen", "table"]
     assert found("two surfers in wetsuits") == ["surfer", "wetsuit"]  # compounds that the lexicon does not know count as nouns
     assert found("The image shows a cat in the background.") == ["cat"]
     assert found("The image shows a cat", KeywordConfig(nouns="lexicon", exclude=())) == ["image", "cat"]

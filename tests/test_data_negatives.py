@@ -99,6 +99,11 @@ def test_key_regions_and_fallback():
             assert row["changed_area"] == (old != new).any(-1).mean() > 0
             assert np.array_equal(new, np.asarray(corrupt(before["image"], mask, Corruption(), (row["id"],))))
     assert set(made["keyword_source"][:]) == {"vocabulary"}
+    import datasets
+
+    undecoded = build_negatives(rows.cast_column("image", datasets.Image(decode=False)), AnnotatedRegions(), mfpo_config(), progress=False)
+    assert undecoded.with_format("arrow")[:].to_pylist() == made.with_format("arrow")[:].to_pylist()
+    assert "no column image" in refused(build_negatives, rows.remove_columns("image"), None, mfpo_config())
 
 
 def test_presets():
@@ -250,9 +255,9 @@ def test_a_negative_that_equals_its_picture_is_said():
 def test_preview_shows_rows_side_by_side():
     rows = build_negatives(some_rows(), AnnotatedRegions(), mfpo_config(step=999, schedule="linear"), progress=False)
     sheet = preview(rows, n=3, side=100)
-    assert sheet.size == (3 * 108 + 8, 3 * 146 + 8)
+    assert sheet.size == (3 * 108 + 8, 3 * (80 + 46) + 8)  # 20 × 16 pixels become 100 × 80; two lines of text below
     pixels = np.asarray(sheet).astype(int)
     first = np.asarray(rows[0]["image"].resize((100, 80), Image.Resampling.NEAREST))
     assert np.array_equal(pixels[8:88, 8:108], first)
     assert (pixels[8:88, 116:216] == COLOURS[0]).all(-1).sum() > 50  # the outline of the cup
-    assert preview(rows, n=99, side=50).size[1] == 6 * 96 + 8
+    assert preview(rows, n=99, side=50).size[1] == 6 * (40 + 46) + 8

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Sequence
 
 from .checks import RowOptions, checked_rows, say
-from .options import BadInput, bad_input, is_main_process, parse_options, require
+from .options import BadInput, bad_input, end_processes, is_main_process, parse_options, require
 
 # %% ../../nbs/commands/train.ipynb #23b648ba
 PROG = "mfpo train"
@@ -186,13 +186,4 @@ def main(argv: Sequence[str]) -> None:
     if is_main_process():
         _publish(run.folders[-1] / "weights", folder)
         say(f"{summary(run.history)}\n{'adapter' if model_args.use_peft else 'model'} and processor are in {folder}")
-    _end_processes()
-
-
-def _end_processes() -> None:
-    """Leave the process group, where there is one, so that no process waits for another at exit."""
-    import torch.distributed as dist
-
-    if dist.is_available() and dist.is_initialized():
-        dist.barrier()
-        dist.destroy_process_group()
+    end_processes()

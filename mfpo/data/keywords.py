@@ -27,7 +27,10 @@ class KeywordConfig:
     nouns: str = "auto"  # "spacy", "lexicon", or "auto": spaCy where its pipeline is installed
     pipeline: str = "en_core_web_sm"  # spaCy pipeline
     vocabulary: tuple[str, ...] = ()  # where given, only these words and word groups are candidates
-    exclude: tuple[str, ...] = ("image", "picture", "photo", "photograph", "scene", "background", "foreground", "view")
+    exclude: tuple[str, ...] = (  # never candidates: words for the picture and for places in it
+        "image", "picture", "photo", "photograph", "scene", "background", "foreground", "view",
+        "front", "top", "middle", "side",
+    )
 
     def __post_init__(self):
         checks = {
@@ -116,6 +119,12 @@ def _lexicon_nouns(words: Sequence[str]) -> list[tuple[str, int]]:
         known = getAllLemmas(words[k])
         return "NOUN" in known or not known
 
+    def one_thing(k: int) -> bool:  # "a man", "a tall man"
+        k -= 1
+        while k >= 0 and "ADJ" in getAllLemmas(words[k]):
+            k -= 1
+        return k >= 0 and words[k] in ("a", "an")
+
     found: list[tuple[str, int]] = []
     for k, word in enumerate(words):
         if not can_be_noun(k):
@@ -128,8 +137,9 @@ def _lexicon_nouns(words: Sequence[str]) -> list[tuple[str, int]]:
             continue
         if verbal and word.endswith(("ing", "ed")) and not introduced:
             continue
-        if "VERB" in known and found and found[-1][1] == k - 1 and k + 1 < len(words) and words[k + 1] in _ARTICLES:
-            continue
+        if "VERB" in known and found and found[-1][1] == k - 1:
+            if k + 1 < len(words) and words[k + 1] in _ARTICLES or verbal and word.endswith("s") and one_thing(k - 1):
+                continue
         found.append((_base(word), k))
     return found
 

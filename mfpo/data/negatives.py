@@ -207,7 +207,7 @@ def build_negatives(
     where `out` or its shards belong to another run; warns of rows whose negative equals the picture, for the image
     term has no gradient there.
     """
-    finder = NoRegions() if finder is None else finder
+    finder, rows = NoRegions() if finder is None else finder, _ready(rows)
     known = row_features()
     kept = {name: kind for name, kind in rows.features.items() if name not in ADDED_COLUMNS}
     features = stored_features(type(known)({**kept, **{name: known[name] for name in ADDED_COLUMNS}}))
@@ -233,6 +233,19 @@ def build_negatives(
     write_tables(_tables(shards, features), features, parts / "whole.parquet", mark).replace(out)
     shutil.rmtree(parts)
     return _warned(read_rows(out))
+
+
+def _ready(rows: "datasets.Dataset") -> "datasets.Dataset":
+    """`rows` with pictures that decode when looked at; raises `ValueError` where a column is missing."""
+    from datasets import Image as ImageFeature
+
+    missing = [name for name in ("id", "image", "chosen") if name not in rows.column_names]
+    if missing:
+        raise ValueError(f"rows have no column {', '.join(missing)}; they have {', '.join(rows.column_names)}")
+    for name, kind in rows.features.items():
+        if isinstance(kind, ImageFeature) and not kind.decode:
+            rows = rows.cast_column(name, ImageFeature())
+    return rows
 
 
 def _tables(shards: list[Path], features: Any) -> Iterator[pa.Table]:
@@ -292,26 +305,40 @@ def preview(
     """
     from PIL import ImageDraw, ImageFont
 
-    n, font, gap, text = min(n, len(rows)), ImageFont.load_default(13), 8, 38
-    sheet = Image.new("RGB", (3 * (side + gap) + gap, n * (side + text + gap) + gap), "white")
-    draw = ImageDraw.Draw(sheet)
-    for k, row in enumerate(rows.select(range(n))):
-        y = gap + k * (side + text + gap)
-        scale = side / max(row["image"].size)
-        size = tuple(max(1, round(v * scale)) for v in row["image"].size)
-        for column, name in enumerate(("image", "image", "negative")):
-            picture = row[name].resize(size, Image.Resampling.NEAREST if scale > 1 else Image.Resampling.LANCZOS)
+    from PIL import ImageDraw, ImageFont
+
+    rows, font, gap, text = rows.select(range(min(n, len(rows)))), ImageFont.load_default(13), 8, 38
+    panels = [_panels(row, side) for row in rows]
+    height = sum(panel[0].height + text + gap for panel in panels) + gap
+    sheet = Image.new("RGB", (3 * (side + gap) + gap, height), "white")
+    draw, y = ImageDraw.Draw(sheet), gap
+    for row, pictures in zip(rows, panels):
+        for column, picture in enumerate(pictures):
             sheet.paste(picture, (gap + column * (side + gap), y))
-        x, regions = gap * 2 + side, list(zip(row["regions"], COLOURS * (len(row["regions"]) // len(COLOURS) + 1)))
-        for region, colour in regions:
-            if region["found"]:
-                x0, y0, x1, y1 = (round(v * scale) for v in region["box"])
-                draw.rectangle((x + x0, y + y0, x + max(x0, x1 - 1), y + max(y0, y1 - 1)), outline=colour, width=2)
+        y += pictures[0].height
         title = f"{row['id']}: {row['negative_kind']}, {row['negative_where']}, {row['region_area']:.0%} of the picture"
-        draw.text((gap, y + side + 2), title, "black", font)
+        draw.text((gap, y + 2), title, "black", font)
         at = gap
-        for region, colour in regions:
+        for k, region in enumerate(row["regions"]):
             word = region["keyword"] if region["found"] else f"({region['keyword']})"
-            draw.text((at, y + side + 19), word, colour if region["found"] else (150, 150, 150), font)
+            draw.text((at, y + 19), word, COLOURS[k % len(COLOURS)] if region["found"] else (150, 150, 150), font)
             at += draw.textlength(word + "  ", font)
+        y += text + gap
     return sheet
+
+
+def _panels(row: Mapping[str, Any], side: int) -> tuple[Image.Image, Image.Image, Image.Image]:
+    """The row's picture, the picture with the boxes of its regions, and the negative, scaled to `side` pixels."""
+    from PIL import ImageDraw
+
+    scale = side / max(row["image"].size)
+    size = tuple(max(1, round(v * scale)) for v in row["image"].size)
+    how = Image.Resampling.NEAREST if scale > 1 else Image.Resampling.LANCZOS
+    image, negative = (row[name].convert("RGB").resize(size, how) for name in ("image", "negative"))
+    outlined = image.copy()
+    draw = ImageDraw.Draw(outlined)
+    for k, region in enumerate(row["regions"]):
+        if region["found"]:
+            x0, y0, x1, y1 = (round(v * scale) for v in region["box"])
+            draw.rectangle((x0, y0, max(x0, x1 - 1), max(y0, y1 - 1)), outline=COLOURS[k % len(COLOURS)], width=2)
+    return image, outlined, negative

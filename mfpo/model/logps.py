@@ -20,7 +20,8 @@ TOKEN_INPUTS = ("input_ids", "attention_mask", "token_type_ids", "mm_token_type_
 
 
 def concat_padded(parts: Sequence[Tensor]) -> Tensor:
-    """Join along the first axis; where the other axes differ (LLaVA-NeXT's number of tiles), zero-pad them to the largest."""
+    """Join along the first axis; where the other axes differ (LLaVA-NeXT's number of tiles), zero-pad them to the
+    largest."""
     shape = [max(sizes) for sizes in zip(*(p.shape[1:] for p in parts))]
     out = []
     for part in parts:
@@ -48,7 +49,8 @@ def arm_inputs(
     batch: Mapping[str, Any],  # the layout above
     arms: Sequence[ArmName],
 ) -> tuple[dict[str, Tensor], Tensor]:
-    """Inputs of one forward call with `len(arms) * rows` rows, arm after arm, and the answers' mask (rows, tokens), bool.
+    """Inputs of one forward call with `len(arms) * rows` rows, arm after arm, and the answers' mask (rows, tokens),
+    bool.
 
     Raises `ValueError` naming an answer or image that the batch does not hold.
     """
@@ -88,7 +90,8 @@ def answer_logits(model: Any, batch: Mapping[str, Any], arms: Sequence[ArmName])
 
 def sum_over_answers(values: Tensor, mask: Tensor) -> Tensor:
     """Sum per-token values (answer tokens,) into rows (rows,), in float64; the order of summation is fixed."""
-    return torch.zeros(mask.shape, dtype=torch.float64, device=values.device).masked_scatter(mask, values.double()).sum(1)
+    table = torch.zeros(mask.shape, dtype=torch.float64, device=values.device)
+    return table.masked_scatter(mask, values.double()).sum(1)
 
 
 def plain_logps(model: Any, batch: Mapping[str, Any], arms: Sequence[ArmName]) -> Tensor:

@@ -46,10 +46,12 @@ def _picture(value: Any) -> Any:
 
 
 def answer_tokens(tokenizer: Any, prompt: str, dialogue: str, answer: str) -> list[int]:
-    """Token ids of the assistant's turn in `dialogue`, which the chat template began with `prompt`; ends in end-of-sequence.
+    """Token ids of the assistant's turn in `dialogue`, which the chat template began with `prompt`; ends in
+    end-of-sequence.
 
-    Where the tokens of `dialogue` begin with those of `prompt`, the rest is the answer, as the model would have generated it.
-    Where they do not (a token spans the border, or the template writes the turn differently), the answer is tokenised alone.
+    Where the tokens of `dialogue` begin with those of `prompt`, the rest is the answer, as the model would have
+    generated it. Where they do not (a token spans the border, or the template writes the turn differently), the
+    answer is tokenised alone.
     """
     whole = tokenizer(dialogue.rstrip(), add_special_tokens=False)["input_ids"]
     head = tokenizer(prompt, add_special_tokens=False)["input_ids"]
@@ -76,8 +78,8 @@ class RowEncoder:
 
     def __post_init__(self) -> None:
         if getattr(self.processor, "tokenizer", None) is None or getattr(self.processor, "chat_template", None) is None:
-            raise ValueError(f"{type(self.processor).__name__} has no tokenizer or no chat template; load the model's own "
-                             "processor, or set processor.chat_template")
+            raise ValueError(f"{type(self.processor).__name__} has no tokenizer or no chat template; load the model's "
+                             "own processor, or set processor.chat_template")
         if self.cache_mb < 0:
             raise ValueError(f"cache_mb={self.cache_mb} must not be negative; 0 remembers nothing")
 
@@ -96,7 +98,8 @@ class RowEncoder:
     def prompt(self, question: str, image: Any) -> dict[str, Tensor]:
         """The processor's output for one question and image; first axis 1 for tokens, images or patches for the rest.
 
-        Special tokens are added by the tokenizer unless the chat template wrote them, as in `apply_chat_template(tokenize=True)`.
+        Special tokens are added by the tokenizer unless the chat template wrote them, as in
+        `apply_chat_template(tokenize=True)`.
         """
         def encode() -> dict[str, Tensor]:
             text, bos = self.texts(question), self.processor.tokenizer.bos_token
@@ -136,11 +139,12 @@ def pad_right(rows: Sequence[Tensor], value: int) -> Tensor:
 
 @dataclass
 class PreferenceCollator:
-    """Rows (mappings with `image`, `question`, `chosen`, `rejected`, `negative` as far as the arms need them) into a batch.
+    """Rows (mappings with `image`, `question`, `chosen`, `rejected`, `negative` as far as the arms need them) into a
+    batch.
 
     `max_length` counts prompt and answer in tokens, image tokens included; a longer row is refused by its id or, with
-    `truncation="answer"`, its answer loses its end. Where `reference` knows all rows of a batch (`key(row)` to one log-prob
-    an arm, in nats), these join it; they must come from the reference of this very run.
+    `truncation="answer"`, its answer loses its end. Where `reference` knows all rows of a batch (`key(row)` to one
+    log-prob an arm, in nats), these join it; they must come from the reference of this very run.
     Raises `ValueError` naming the row for a missing column, an empty answer, or a row that is too long.
     """
 
@@ -199,7 +203,8 @@ class PreferenceCollator:
         return _digest(*(row[name] for name in self.columns))
 
     def check(self, rows: Iterable[Mapping[str, Any]]) -> None:
-        """Encode every row once: fills the encoder's memory, and refuses here, before training, what cannot be trained on."""
+        """Encode every row once: fills the encoder's memory, and refuses here, before training, what cannot be
+        trained on."""
         for number, row in enumerate(rows):
             self.encode(row, _name(row, number))
 
@@ -210,7 +215,8 @@ class PreferenceCollator:
         answers = {}
         for name in encoded[0][1]:
             ids = [a[name] for _, a in encoded]
-            answers[name] = {"input_ids": pad_right(ids, pad), "attention_mask": pad_right([torch.ones_like(i) for i in ids], 0)}
+            masks = [torch.ones_like(i) for i in ids]
+            answers[name] = {"input_ids": pad_right(ids, pad), "attention_mask": pad_right(masks, 0)}
         batch = {"prompts": prompts, "answers": answers, "pad_token_id": pad}
         known = [self.reference.get(self.key(row)) for row in rows] if self.reference else [None]
         if None not in known:

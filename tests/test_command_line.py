@@ -1,0 +1,107 @@
+"""The installed command as a user runs it: photographs to rows to an adapter to figures, killed and taken up, on two processes."""
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import skimage.data
+from PIL import Image
+from safetensors.numpy import load_file
+
+from mfpo.model.small import small_vlm_for_tests
+from mfpo.model.vlm import save_vlm
+
+ENVIRONMENT = os.environ | {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
+PICTURES = {"cat": ("chelsea", [60, 10, 430, 290]), "cup": ("coffee", [170, 60, 430, 330])}
+
+
+def mfpo(*words, launcher=("-m", "mfpo.cli"), check=True, folder=None):
+    done = subprocess.run([sys.executable, *launcher, *map(str, words)], capture_output=True, text=True, env=ENVIRONMENT, cwd=folder, timeout=300)
+    assert not check or done.returncode == 0, done.stderr[-4000:]
+    return done
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Photographs with hand-written rows, a model folder, and the rows with negatives that `mfpo negatives` makes."""
+    folder = tmp_path_factory.mktemp("command_line")
+    (folder / "photos").mkdir()
+    rows = []
+    for name, (picture, box) in PICTURES.items():
+        Image.fromarray(getattr(skimage.data, picture)()).save(folder / "photos" / f"{name}.png")
+        for k, (chosen, rejected) in enumerate([("a {}", "a {} and a dog"), ("there is a {}", "there is a {} on a chair"), ("no, a {}", "no, a lamp"),
+                                                ("one {}", "one car")]):
+            rows.append({"id": f"{name}-{k}", "image": f"{name}.png", "question": "what is it ?", "chosen": chosen.format(name),
+                         "rejected": rejected.format(name), "objects": [{"name": name, "box": box}]})
+    (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    save_vlm(*small_vlm_for_tests(), folder / "model")
+    done = mfpo("negatives", "--rows", "rows.jsonl", "--images", "photos", "--output", "rows.parquet", "--schedule", "linear", folder=folder)
+    assert "8 rows (8 regions)" in done.stderr
+    # Flags in a file, as --config takes them; lora_dropout makes the result depend on the state of the random numbers.
+    (folder / "train.yaml").write_text(
+        "dataset_name: rows.parquet\nmodel_name_or_path: model\nuse_peft: true\nlora_r: 4\nlora_dropout: 0.1\nlearning_rate: 1e-3\n"
+        "per_device_train_batch_size: 2\nnum_train_epochs: 10\nsave_steps: 4\nlogging_steps: 4\nuse_cpu: true\n")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(folder):
+    mfpo("train", "--config", "train.yaml", "--output_dir", "whole", folder=folder)
+    return load_file(folder / "whole" / "adapter_model.safetensors")
+
+
+def test_a_killed_run_goes_on_to_the_same_adapter(folder, uninterrupted):
+    command = [sys.executable, "-m", "mfpo.cli", "train", "--config", "train.yaml", "--output_dir", "killed"]
+    with open(folder / "killed.log", "wb") as log:
+        process = subprocess.Popen(command, env=ENVIRONMENT, cwd=folder, stdout=log, stderr=log)
+        while process.poll() is None and not list(folder.glob("killed/*/checkpoints/checkpoint-*/trainer_state.json")):
+            time.sleep(0.01)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    assert not (folder / "killed" / "adapter_model.safetensors").exists(), "it was killed before its end"
+    mfpo(*command[3:], folder=folder)
+    resumed = load_file(folder / "killed" / "adapter_model.safetensors")
+    assert resumed.keys() == uninterrupted.keys() and any(np.abs(w).max() > 0 for n, w in resumed.items() if "lora_B" in n)
+    for name, weight in uninterrupted.items():
+        np.testing.assert_array_equal(resumed[name], weight, err_msg=name)
+
+
+def test_the_adapter_is_evaluated(folder, uninterrupted):
+    done = mfpo("evaluate", "--dataset_name", "rows.parquet", "--model_name_or_path", "model", "--adapter", "whole", "--output_dir", "scores",
+                "--max_new_tokens", "5", "--resamples", "200", "--use_cpu", folder=folder)
+    found = json.loads((folder / "scores" / "evaluation.json").read_text())
+    assert found["count"] == 8 and found["text_gap"]["estimate"] > 0 and "reward gap, answers" in done.stdout
+    assert len((folder / "scores" / "rows.jsonl").read_text().splitlines()) == 8
+
+
+def test_two_processes_train_and_evaluate(folder, uninterrupted):
+    launcher = ("-m", "accelerate.commands.launch", "--num_processes", "2", "--cpu", "-m", "mfpo.cli")
+    # Two processes with one row each take the steps of one process with two rows; without dropout they see the same loss.
+    same = ("--config", "train.yaml", "--lora_dropout", "0.0", "--num_train_epochs", "2")
+    mfpo("train", *same, "--output_dir", "two", "--per_device_train_batch_size", "1", launcher=launcher, folder=folder)
+    mfpo("train", *same, "--output_dir", "one", folder=folder)
+    two, one = (load_file(folder / run / "adapter_model.safetensors") for run in ("two", "one"))
+    for name in one:
+        np.testing.assert_allclose(two[name], one[name], atol=2e-4, err_msg=name)
+    words = ("evaluate", "--dataset_name", "rows.parquet", "--model_name_or_path", "model", "--adapter", "whole", "--max_new_tokens", "5",
+             "--resamples", "200", "--use_cpu")
+    mfpo(*words, "--output_dir", "scores_two", launcher=launcher, folder=folder)
+    mfpo(*words, "--output_dir", "scores_one", folder=folder)
+    assert (folder / "scores_two" / "rows.jsonl").read_text().count("\n") == (folder / "scores_one" / "rows.jsonl").read_text().count("\n")
+    found, expected = (json.loads((folder / run / "evaluation.json").read_text()) for run in ("scores_two", "scores_one"))
+    assert found["text_gap"]["estimate"] == pytest.approx(expected["text_gap"]["estimate"], abs=1e-5)
+
+
+def test_bad_rows_end_with_1_and_one_report(folder):
+    (folder / "bad.jsonl").write_text('{"id": "a", "image": "../secret.png", "question": "q", "chosen": "x", "rejected": "x"}\n')
+    done = mfpo("train", "--dataset_name", "bad.jsonl", "--images", "photos", "--model_name_or_path", "model", "--objective", "dpo",
+                "--output_dir", "never", check=False, folder=folder)
+    assert done.returncode == 1 and "Traceback" not in done.stderr and not (folder / "never").exists()
+    assert "leads out of" in done.stderr and "are the same text" in done.stderr
+    done = mfpo("train", "--config", "train.yaml", "--learningrate", "1", check=False, folder=folder)
+    assert done.returncode == 2 and "Traceback" not in done.stderr
