@@ -54,7 +54,7 @@ reproduce: $(STAMP)  ## environment, data, pipeline; then the headline table and
 	@find results -type f \( -name '*.png' -o -name '*.pdf' -o -name '*.html' \) | LC_ALL=C sort
 
 test: check-export  ## environment, export check; then all notebooks and tests
-	python -m pytest -n 2
+	python -m pytest -n 2 --dist loadfile
 
 lab: $(STAMP)  ## open the notebooks in JupyterLab
 	jupyter lab nbs

@@ -78,7 +78,7 @@ def test_what_falls_back_is_said_and_bad_input_refused():
     with tempfile.TemporaryDirectory() as folder:
         words = photographs(folder, [{k: v for k, v in row.items() if k != "objects"} for row in ROWS])
         said = run(*words, "--output", f"{folder}/out.parquet")
-        assert "2 fallback" in said and "in 2 rows no keyword was found" in said
+        assert "2 fallback" in said and "in 2 of 2 rows no keyword was found" in said
         for output, message in ((f"{folder}/out.jsonl", "name a .parquet file"), (f"{folder}/out.parquet", "is the input")):
             with pytest.raises(BadInput, match=message):
                 run("--rows", f"{folder}/out.parquet", "--output", output)

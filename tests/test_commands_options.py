@@ -3,7 +3,6 @@ from mfpo.commands.options import *  # noqa: F403
 
 import contextlib, dataclasses, io, pathlib, tempfile
 import pytest
-from mfpo.commands.options import _apply_config
 
 @dataclasses.dataclass
 class Settings:

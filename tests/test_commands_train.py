@@ -38,7 +38,7 @@ def test_a_run_leaves_an_adapter_and_is_not_repeated():
     with tempfile.TemporaryDirectory() as folder:
         words = prepared(folder)
         said = run(*words)
-        assert "6 rows are in order" in said and "joint: loss 2.079 →" in said  # 3 log 2 before the first step
+        assert "6 rows are in order" in said and "joint, step 1 → 3: loss 2.079 →" in said  # 3 log 2 before the first step
         adapter = pathlib.Path(folder) / "run" / "adapter_model.safetensors"
         first = adapter.read_bytes()
         model, _ = load_vlm(f"{folder}/model", adapter=adapter.parent)
@@ -62,7 +62,7 @@ def test_a_curriculum_measures_difficulty_once():
     with tempfile.TemporaryDirectory() as folder:
         words = [*prepared(folder), "--curriculum", "easy_to_hard", "--objective", "dpo"]
         said = run(*words)
-        assert [line.split(":")[0] for line in said.splitlines()[-4:-1]] == ["easy", "medium", "hard"]
+        assert [line.split(",")[0] for line in said.splitlines()[-4:-1]] == ["easy", "medium", "hard"]
         stored = json.loads(pathlib.Path(folder, "run.difficulty.json").read_text())
         assert len(stored["difficulty"]) == 6 and stored["measure"] == "token_entropy"
 

@@ -47,7 +47,18 @@ def refused(function, *args, **kwargs):
 
 def test_schedule_values():
     # From the formula, in float64, to 4 digits; the sigmoid row is the one that the papers of this family share.
-    table = {100: 0.9966, 200: 0.9878, 300: 0.9623, 400: 0.8928, 500: 0.7448, 600: 0.5391, 700: 0.3513, 800: 0.2181, 900: 0.1331, 999: 0.0812}
+    table = {
+        100: 0.9966,
+        200: 0.9878,
+        300: 0.9623,
+        400: 0.8928,
+        500: 0.7448,
+        600: 0.5391,
+        700: 0.3513,
+        800: 0.2181,
+        900: 0.1331,
+        999: 0.0812,
+    }
     betas = 1 / (1 + np.exp(-np.linspace(-6, 6, 1000))) * (0.005 - 1e-5) + 1e-5
     exact = np.cumprod(1 - betas)
     for step, value in table.items():
@@ -70,7 +81,7 @@ def test_diffuse_agrees_with_diffusers():
 
 
 def test_noise_power():
-    # (m' - sqrt(abar) m) has mean power 1 - abar; n squared standard normals have mean 1 and standard error sqrt(2 / n).
+    # (m' - sqrt(abar) m) has mean power 1 - abar; n squared standard normals have mean 1, standard error sqrt(2 / n).
     n = 120_000
     rng = np.random.default_rng(1)
     signal, noise = rng.uniform(size=n), rng.standard_normal(n)
@@ -81,8 +92,8 @@ def test_noise_power():
 
 
 def test_noise_power_in_the_picture():
-    # On grey, with weak noise, next to nothing is clamped: inside the mask the pixels have the variance (1 - abar) 255^2,
-    # plus 1/12 for the rounding, about the mean sqrt(abar) 128.
+    # On grey, with weak noise, next to nothing is clamped: inside the mask the pixels have the variance
+    # (1 - abar) 255^2, plus 1/12 for the rounding, about the mean sqrt(abar) 128.
     grey = Image.new("RGB", (200, 200), (128, 128, 128))
     mask = left_half(grey)
     kept, n = alpha_bar("sigmoid")[200], mask.sum() * 3
@@ -113,7 +124,9 @@ def test_step_extremes():
     first = np.asarray(corrupt(image, None, Corruption(step=0), ("cat",))).astype(int)
     assert np.abs(first - before).max() <= 6  # sd sqrt(1.2e-5) · 255 = 0.9, and the clamp only helps: 6 is beyond 5 sd
     last = np.asarray(corrupt(image, None, Corruption(step=999, schedule="linear"), ("cat",)))
-    other = np.asarray(corrupt(Image.new("RGB", image.size, "red"), None, Corruption(step=999, schedule="linear"), ("cat",)))
+    other = np.asarray(
+        corrupt(Image.new("RGB", image.size, "red"), None, Corruption(step=999, schedule="linear"), ("cat",))
+    )
     assert np.abs(last.astype(int) - other).max() <= 3  # nothing of the picture is left: sqrt(4e-5) · 255 = 1.6
 
 
@@ -133,7 +146,13 @@ def test_same_negative_in_any_order_and_process():
     np.random.seed(0)
     second = [digest(corrupt(image, None, c, (name,))) for c in reversed(settings) for name in reversed(ids)]
     assert first == second[::-1] and len(set(first)) == 4
-    run = subprocess.run([sys.executable, "-c", ELSEWHERE], capture_output=True, text=True, check=True, env={**os.environ, "PYTHONHASHSEED": "5"})
+    run = subprocess.run(
+        [sys.executable, "-c", ELSEWHERE],
+        capture_output=True,
+        text=True,
+        check=True,
+        env={**os.environ, "PYTHONHASHSEED": "5"},
+    )
     assert run.stdout.split() == [first[2], first[0]]
 
 
@@ -144,7 +163,9 @@ def test_the_same_noise_at_other_steps_and_in_other_regions():
     assert np.array_equal(half[:, :20], whole[:, :20]) and (half[:, 20:] == 128).all()
     weaker = np.asarray(corrupt(image, None, Corruption(step=200), ("x",))).astype(float)
     assert np.corrcoef(weaker.ravel(), whole.astype(float).ravel())[0, 1] > 0.99
-    assert digest(corrupt(image, None, Corruption(seed=1), ("x",))) != digest(corrupt(image, None, Corruption(seed=2), ("x",)))
+    assert digest(corrupt(image, None, Corruption(seed=1), ("x",))) != digest(
+        corrupt(image, None, Corruption(seed=2), ("x",))
+    )
 
 
 def test_crop():
@@ -169,7 +190,11 @@ def test_black_and_mean():
     pixels[0, 0] = (200, 100, 7)
     image, mask = Image.fromarray(pixels), np.array([[True, False], [False, False]])
     assert np.asarray(corrupt(image, mask, Corruption(kind="black"), ("x",))).max() == 0
-    assert np.asarray(corrupt(image, mask, Corruption(kind="mean"), ("x",)))[0, 0].tolist() == [50, 25, 2]  # of the whole picture
+    assert np.asarray(corrupt(image, mask, Corruption(kind="mean"), ("x",)))[0, 0].tolist() == [
+        50,
+        25,
+        2,
+    ]  # of the whole picture
 
 
 def test_what_does_not_fit_is_refused():
@@ -178,6 +203,15 @@ def test_what_does_not_fit_is_refused():
     assert "shape" in refused(corrupt, image, np.zeros((3, 3), bool), Corruption(), ("x",))
     assert "type" in refused(corrupt, image, np.zeros(image.size[::-1], int), Corruption(), ("x",))
     assert "crop" in refused(corrupt, image, left_half(image), Corruption(kind="crop"), ("x",))
-    for wrong in (dict(kind="blur"), dict(step=1000), dict(step=-1), dict(step=5.0), dict(schedule="cosine"), dict(domain="clip"),
-                  dict(crop_scale=(0.3, 0.2)), dict(crop_scale=(0.1, 2)), dict(crop_ratio=(0, 1))):
+    for wrong in (
+        dict(kind="blur"),
+        dict(step=1000),
+        dict(step=-1),
+        dict(step=5.0),
+        dict(schedule="cosine"),
+        dict(domain="clip"),
+        dict(crop_scale=(0.3, 0.2)),
+        dict(crop_scale=(0.1, 2)),
+        dict(crop_ratio=(0, 1)),
+    ):
         assert next(iter(wrong)) in refused(Corruption, **wrong)

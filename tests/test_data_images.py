@@ -46,11 +46,14 @@ def test_convertible_modes():
         checked = check_image(encoded(image, "TIFF"))
         assert checked.notes == (f"mode {mode} converted to RGB",), checked.notes
         assert np.array_equal(pixels(checked.data), np.asarray(image.convert("RGB")))
-    assert check_image(encoded(rgb.convert("YCbCr"), "JPEG")).notes == ()  # a JPEG's own storage: decoded to RGB as ever
+    assert (
+        check_image(encoded(rgb.convert("YCbCr"), "JPEG")).notes == ()
+    )  # a JPEG's own storage: decoded to RGB as ever
 
 
 def test_transparency_goes_over_the_background():
-    # alpha 128 of 255 over white: 255·(127/255) = 127; over black: 0. A hidden colour under alpha 0 must not come through.
+    # alpha 128 of 255 over white: 255·(127/255) = 127; over black: 0.
+    # A hidden colour under alpha 0 must not come through.
     glass = encoded(Image.new("RGBA", (2, 2), (0, 0, 0, 128)))
     assert np.all(np.abs(pixels(check_image(glass).data).astype(int) - 127) <= 1)
     assert np.all(pixels(check_image(glass, ImageRules(background=(0, 0, 0))).data) == 0)
@@ -153,10 +156,16 @@ def test_label_maps():
     labels = Image.fromarray(np.arange(12, dtype=np.uint8).reshape(3, 4))
     assert check_label_map(encoded(labels), (4, 3)).notes == ()
     indexed = labels.copy()
-    indexed.putpalette([v for k in range(256) for v in (k, 255 - k, 0)])  # colours to look at; the indices are the numbers
+    indexed.putpalette(
+        [v for k in range(256) for v in (k, 255 - k, 0)]
+    )  # colours to look at; the indices are the numbers
     assert indexed.mode == "P"
     assert np.array_equal(pixels(check_label_map(encoded(indexed), (4, 3)).data), np.arange(12).reshape(3, 4))
-    for bad, size in ((encoded(labels), (3, 4)), (encoded(labels.convert("RGB")), (4, 3)), (encoded(labels, "JPEG"), (4, 3))):
+    for bad, size in (
+        (encoded(labels), (3, 4)),
+        (encoded(labels.convert("RGB")), (4, 3)),
+        (encoded(labels, "JPEG"), (4, 3)),
+    ):
         try:
             check_label_map(bad, size)
             raise AssertionError("accepted")
@@ -165,7 +174,13 @@ def test_label_maps():
 
 
 def test_settings_are_checked():
-    for wrong in (dict(max_pixels=0), dict(max_pixels=10**12), dict(max_bytes=0), dict(background=(1, 2)), dict(formats=())):
+    for wrong in (
+        dict(max_pixels=0),
+        dict(max_pixels=10**12),
+        dict(max_bytes=0),
+        dict(background=(1, 2)),
+        dict(formats=()),
+    ):
         try:
             ImageRules(**wrong)
             raise AssertionError(wrong)

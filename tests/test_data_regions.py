@@ -9,7 +9,11 @@ def annotated(with_labels=True):
     """A 10 × 8 picture: a cup (2 × 3 pixels of a 3 × 3 box), a plate at the border, and a second plate."""
     labels = np.zeros((8, 10), np.uint8)
     labels[1:4, 1:3], labels[0:2, 8:10], labels[5:8, 5:7] = 1, 2, 3
-    objects = [{"name": "cup", "box": [1, 1, 4, 4]}, {"name": "plate", "box": [8, 0, 12, 2]}, {"name": "plate", "box": [5, 5, 7, 8]}]
+    objects = [
+        {"name": "cup", "box": [1, 1, 4, 4]},
+        {"name": "plate", "box": [8, 0, 12, 2]},
+        {"name": "plate", "box": [5, 5, 7, 8]},
+    ]
     row = {"id": "r", "objects": objects, "instances": Image.fromarray(labels) if with_labels else None}
     return Image.new("RGB", (10, 8)), row
 
@@ -40,14 +44,20 @@ def test_annotated_masks_and_boxes():
     assert find_regions(AnnotatedRegions(), image, ["cup"], row)["cup"].sum() == 9
     row["objects"] = {"name": ["cup"], "box": [[0, 0, 2, 2]]}  # a struct of lists, as some readers give it
     assert find_regions(AnnotatedRegions(), image, ["cups"], row)["cups"].sum() == 4
-    assert find_regions(AnnotatedRegions(), image, ["cup"], {"id": "r"}) == find_regions(NoRegions(), image, ["cup"], row) == {}
+    assert (
+        find_regions(AnnotatedRegions(), image, ["cup"], {"id": "r"})
+        == find_regions(NoRegions(), image, ["cup"], row)
+        == {}
+    )
 
 
 def test_annotation_that_does_not_fit_is_named():
     image, row = annotated()
     small = {**row, "instances": Image.new("L", (3, 3))}
     more = {**row, "objects": row["objects"][:1]}
-    assert "'r'" in refused(AnnotatedRegions(), image, ["cup"], small) and "(3, 3)" in refused(AnnotatedRegions(), image, ["cup"], small)
+    assert "'r'" in refused(AnnotatedRegions(), image, ["cup"], small) and "(3, 3)" in refused(
+        AnnotatedRegions(), image, ["cup"], small
+    )
     assert "labels up to 3" in refused(AnnotatedRegions(), image, ["cup"], more)
     for box in ([4, 4, 4, 8], [1, 2, 3], None):
         wrong = {"id": "r", "objects": [{"name": "cup", "box": box}]}
@@ -57,9 +67,19 @@ def test_annotation_that_does_not_fit_is_named():
 def test_any_finder_is_checked():
     image, row = annotated()
     good = mask_of(np.s_[0:2, 0:2])
-    assert list(find_regions(lambda image, words, row: {"b": good, "a": good}, image, ["a", "b", "c"], row)) == ["a", "b"]
-    assert find_regions(lambda image, words, row: {"a": ~(good | ~good)}, image, ["a"], row) == {}  # an empty mask is no find
-    for answer, expected in (([good], "dict"), ({"x": good}, "not asked"), ({"a": good.T}, "shape"), ({"a": good.astype(int)}, "type")):
+    assert list(find_regions(lambda image, words, row: {"b": good, "a": good}, image, ["a", "b", "c"], row)) == [
+        "a",
+        "b",
+    ]
+    assert (
+        find_regions(lambda image, words, row: {"a": ~(good | ~good)}, image, ["a"], row) == {}
+    )  # an empty mask is no find
+    for answer, expected in (
+        ([good], "dict"),
+        ({"x": good}, "not asked"),
+        ({"a": good.T}, "shape"),
+        ({"a": good.astype(int)}, "type"),
+    ):
         message = refused(find_regions, lambda image, words, row: answer, image, ["a"], row)
         assert expected in message and "'r'" in message and "<lambda>" in message
     try:
@@ -70,11 +90,15 @@ def test_any_finder_is_checked():
 
 
 def test_boxes_and_dilation():
-    corner = mask_of(np.s_[0, 0], np.s_[1, 1], np.s_[5:7, 5], np.s_[6, 5:8])  # two pieces; pixels that touch at a corner are one
+    corner = mask_of(
+        np.s_[0, 0], np.s_[1, 1], np.s_[5:7, 5], np.s_[6, 5:8]
+    )  # two pieces; pixels that touch at a corner are one
     assert np.array_equal(region_of({"a": corner}, "box"), mask_of(np.s_[0:2, 0:2], np.s_[5:7, 5:8]))
     assert np.array_equal(region_of({"a": mask_of(np.s_[3, 3])}, dilate=2), mask_of(np.s_[1:6, 1:6]))
     assert np.array_equal(region_of({"a": mask_of(np.s_[0, 0])}, dilate=1), mask_of(np.s_[0:2, 0:2]))
-    assert np.array_equal(region_of({"a": mask_of(np.s_[0, 0]), "b": mask_of(np.s_[7, 9])}), mask_of(np.s_[0, 0], np.s_[7, 9]))
+    assert np.array_equal(
+        region_of({"a": mask_of(np.s_[0, 0]), "b": mask_of(np.s_[7, 9])}), mask_of(np.s_[0, 0], np.s_[7, 9])
+    )
     assert region_of({}) is None
     source = mask_of(np.s_[0, 0])
     region_of({"a": source}, "box", 1)
@@ -83,11 +107,20 @@ def test_boxes_and_dilation():
 
 
 def test_area_cap():
-    big, small, other = mask_of(np.s_[:, :6]), mask_of(np.s_[0:2, 8:10]), mask_of(np.s_[4:8, 6:8])  # 48, 4, 8 of 80 pixels
+    big, small, other = (
+        mask_of(np.s_[:, :6]),
+        mask_of(np.s_[0:2, 8:10]),
+        mask_of(np.s_[4:8, 6:8]),
+    )  # 48, 4, 8 of 80 pixels
     masks = {"street": big, "cup": small, "dog": other}
     assert list(shape_masks(masks)) == ["street", "cup", "dog"]
-    assert list(shape_masks(masks, area_cap=0.65)) == ["street", "cup"]  # 48 + 4 = 52 of 80 = .65; the dog would make .75
+    assert list(shape_masks(masks, area_cap=0.65)) == [
+        "street",
+        "cup",
+    ]  # 48 + 4 = 52 of 80 = .65; the dog would make .75
     assert list(shape_masks(masks, area_cap=0.2)) == ["cup", "dog"]
-    assert list(shape_masks(masks, area_cap=0.01)) == ["cup"]  # nothing fits: the smallest, rather than the whole picture
+    assert list(shape_masks(masks, area_cap=0.01)) == [
+        "cup"
+    ]  # nothing fits: the smallest, rather than the whole picture
     for wrong in (dict(shape="ball"), dict(dilate=-1), dict(area_cap=0), dict(area_cap=1.1)):
         assert next(iter(wrong)) in refused(region_of, masks, **wrong)

@@ -28,8 +28,14 @@ def test_written_in_full():
         path = report.write(Path(folder) / "out" / "report.jsonl")
         entries = [json.loads(line) for line in path.read_text().splitlines()]
         assert len(entries) == 10 and [e["level"] for e in entries].count("note") == 1
-        assert entries[0] == {"level": "bad", "row": "r0", "where": "line 0", "kind": "image missing", "reason": "no file",
-                              "remedy": "correct the path"}
+        assert entries[0] == {
+            "level": "bad",
+            "row": "r0",
+            "where": "line 0",
+            "kind": "image missing",
+            "reason": "no file",
+            "remedy": "correct the path",
+        }
         assert str(path) in str(report)
 
 

@@ -16,8 +16,15 @@ def some_rows(n=5):
     """n rows with noise pictures; 150 is more than two row groups."""
     rng = np.random.default_rng(0)
     return [
-        {"id": f"row-{k}", "image": Image.fromarray(rng.integers(0, 256, (6, 8, 3), dtype=np.uint8)), "question": "what ?",
-         "chosen": f"a {k}", "rejected": f"b {k}", "objects": [{"name": "cup", "box": [0, 0, 2, k]}], "weight": k / 2}
+        {
+            "id": f"row-{k}",
+            "image": Image.fromarray(rng.integers(0, 256, (6, 8, 3), dtype=np.uint8)),
+            "question": "what ?",
+            "chosen": f"a {k}",
+            "rejected": f"b {k}",
+            "objects": [{"name": "cup", "box": [0, 0, 2, k]}],
+            "weight": k / 2,
+        }
         for k in range(n)
     ]
 
@@ -79,7 +86,8 @@ def test_a_failure_leaves_the_old_file():
         path = write_rows(dataset_of(some_rows(2)), Path(folder) / "rows.parquet")
         before = path.read_bytes()
         gone = datasets.Dataset.from_dict(
-            {"id": ["x"], "image": [{"bytes": None, "path": f"{folder}/gone.png"}]}, datasets.Features({"id": datasets.Value("string"), "image": datasets.Image()})
+            {"id": ["x"], "image": [{"bytes": None, "path": f"{folder}/gone.png"}]},
+            datasets.Features({"id": datasets.Value("string"), "image": datasets.Image()}),
         )
         try:
             write_rows(gone, path)

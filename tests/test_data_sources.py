@@ -21,7 +21,9 @@ def fails(*args, **kwargs):
     raise AssertionError("no error")
 
 
-ROWS = [{"id": f"r{k}", "image": f"{k}.png", "question": "q", "chosen": "a", "rejected": "b", "score": k} for k in range(3)]
+ROWS = [
+    {"id": f"r{k}", "image": f"{k}.png", "question": "q", "chosen": "a", "rejected": "b", "score": k} for k in range(3)
+]
 
 
 def test_the_same_rows_from_every_kind_of_file():
@@ -34,7 +36,13 @@ def test_the_same_rows_from_every_kind_of_file():
         pq.write_table(pa.Table.from_pylist(ROWS), folder / "x.parquet")
         datasets.Dataset.from_list(ROWS).save_to_disk(folder / "saved")
         datasets.DatasetDict({"test": datasets.Dataset.from_list(ROWS)}).save_to_disk(folder / "splits")
-        for name, split in (("x.jsonl", "train"), ("x.json", "train"), ("x.parquet", "train"), ("saved", "train"), ("splits", "test")):
+        for name, split in (
+            ("x.jsonl", "train"),
+            ("x.json", "train"),
+            ("x.parquet", "train"),
+            ("saved", "train"),
+            ("splits", "test"),
+        ):
             opened = open_source(folder / name, split=split)
             for _ in range(2):  # the stream can be read again
                 assert [row for _, row in opened.records()] == ROWS, name
@@ -59,11 +67,28 @@ def test_a_folder_has_one_row_file():
 def test_lines_that_are_no_json_keep_their_numbers():
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "rows.jsonl"
-        lines = [b'{"id": "a"}', b"", b'{"id": "b', b'{"id": "\xe9"}', b"[" * 100_000, b'{"id": ' + b"9" * 5000 + b"}", b"5", b'{"id": "z"}']
+        lines = [
+            b'{"id": "a"}',
+            b"",
+            b'{"id": "b',
+            b'{"id": "\xe9"}',
+            b"[" * 100_000,
+            b'{"id": ' + b"9" * 5000 + b"}",
+            b"5",
+            b'{"id": "z"}',
+        ]
         path.write_bytes(b"\n".join(lines))
         records = list(open_source(path).records())
         kinds = {where.split()[-1]: record.kind if isinstance(record, Problem) else record for where, record in records}
-        assert kinds == {"1": {"id": "a"}, "3": "not JSON", "4": "not UTF-8", "5": "not JSON", "6": "not JSON", "7": 5, "8": {"id": "z"}}
+        assert kinds == {
+            "1": {"id": "a"},
+            "3": "not JSON",
+            "4": "not UTF-8",
+            "5": "not JSON",
+            "6": "not JSON",
+            "7": 5,
+            "8": {"id": "z"},
+        }
 
 
 def test_sources_that_cannot_be_opened():
@@ -71,8 +96,13 @@ def test_sources_that_cannot_be_opened():
         folder = Path(folder)
         assert "no such file" in fails(folder / "none.jsonl") and "no such file" in fails("./none")
         assert "no such folder" in fails(folder, images=folder / "none")
-        for name, content, expected in (("a.json", b'{"id": 1}', "array"), ("b.json", b"[{", "not JSON"), ("c.json", b"\xff", "UTF-8"),
-                                        ("d.parquet", b"PAR1", "parquet"), ("e.csv", b"id\n", ".jsonl")):
+        for name, content, expected in (
+            ("a.json", b'{"id": 1}', "array"),
+            ("b.json", b"[{", "not JSON"),
+            ("c.json", b"\xff", "UTF-8"),
+            ("d.parquet", b"PAR1", "parquet"),
+            ("e.csv", b"id\n", ".jsonl"),
+        ):
             (folder / name).write_bytes(content)
             message = fails(folder / name)
             assert name in message and expected in message
@@ -97,11 +127,18 @@ def test_columns_are_renamed():
 def test_columns_without_a_common_type_become_json_text():
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "x.jsonl"
-        extra = [{"mixed": 1, "empty": {}, "big": 10**30, "fine": [1]}, {"mixed": "a", "empty": {}, "big": 1, "fine": [2, 3]}]
+        extra = [
+            {"mixed": 1, "empty": {}, "big": 10**30, "fine": [1]},
+            {"mixed": "a", "empty": {}, "big": 1, "fine": [2, 3]},
+        ]
         path.write_text("\n".join(json.dumps(a | b) for a, b in zip(ROWS, extra)))
         opened = open_source(path)
         rows = [row for _, row in opened.records()]
-        assert [row["mixed"] for row in rows] == ["1", '"a"'] and rows[0]["big"] == str(10**30) and rows[1]["fine"] == [2, 3]
+        assert (
+            [row["mixed"] for row in rows] == ["1", '"a"']
+            and rows[0]["big"] == str(10**30)
+            and rows[1]["fine"] == [2, 3]
+        )
         assert sorted(note.kind.split("'")[1] for note in opened.notes) == ["big", "empty", "mixed"]
 
 

@@ -14,5 +14,6 @@ NOTEBOOKS = sorted(p.relative_to(ROOT).as_posix() for p in (ROOT / "nbs").rglob(
 @pytest.mark.parametrize("notebook", NOTEBOOKS)
 def test_notebook(notebook, monkeypatch, capfd):
     monkeypatch.setattr(sys, "path", [str(ROOT), *sys.path])
+    monkeypatch.delenv("PYTEST_CURRENT_TEST")  # a notebook is no test: it may ask
     passed, _ = run_notebook(ROOT / notebook, skip_flags=get_config().tst_flags.split(), showerr=True)
     assert passed, capfd.readouterr().err[-6000:]

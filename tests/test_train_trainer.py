@@ -125,6 +125,19 @@ def test_precomputed_reference_gives_the_same_run():
         assert all(torch.allclose(weights[n], early_weights[n], atol=2e-3) for n in weights)
 
 
+def test_an_adapter_to_go_on_from_is_its_own_reference():
+    from peft import get_peft_model
+    with tempfile.TemporaryDirectory() as folder:
+        model, processor = small_vlm_for_tests()
+        model = get_peft_model(model, lora(model, r=4))
+        for name, weight in model.named_parameters():
+            if "lora_B" in name:
+                weight.data.normal_(generator=torch.Generator().manual_seed(0))
+        trainer = MFPOTrainer(model=model, args=settings(folder), train_dataset=drawn_rows(4), processing_class=processor)
+        batch = trainer.data_collator([trainer.train_dataset[i] for i in range(4)])
+        assert abs(trainer.compute_loss(trainer.model, batch).item() - 3 * 0.693147) < 1e-5
+
+
 def test_full_fine_tuning_takes_a_second_model():
     with tempfile.TemporaryDirectory() as folder:
         trainer = small_trainer(folder, lora_weights=False, ref_model=small_vlm_for_tests(0)[0], learning_rate=1e-3)
@@ -190,6 +203,13 @@ def test_rows_that_cannot_be_trained_on_are_refused_before_training():
         with pytest.raises(ValueError, match="'row-0': column negative is missing"):
             small_trainer(folder, drawn_rows(4).remove_columns("negative"))
         assert small_trainer(folder, drawn_rows(4).remove_columns("negative"), objective="dpo").objective.name == "dpo"
+
+
+def test_settings_can_come_from_a_command_line():
+    from transformers import HfArgumentParser
+    line = ["--output_dir", "unused", "--bf16", "false", "--use_cpu", "true", "--objective_weights", '{"image": 0, "text": 2}', "--eta", "0.5"]
+    (config,) = HfArgumentParser(MFPOConfig).parse_args_into_dataclasses(line)
+    assert config.make_objective() == preset("mfpo", eta=0.5, weights={"image": 0, "text": 2})
 
 
 def test_options_without_effect_are_refused():

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Sequence
 
 from .checks import RowOptions, checked_rows, say
-from .options import BadInput, bad_input, end_processes, is_main_process, parse_options, require
+from .options import BadInput, bad_input, end_processes, is_main_process, parse_options, quiet_libraries, require
 
 # %% ../../nbs/commands/evaluate.ipynb #68ea0684
 if TYPE_CHECKING:
@@ -174,6 +174,7 @@ def _scored(options: EvaluateOptions, rows: Any, processor: Any, base: str, adap
 
 def main(argv: Sequence[str]) -> None:
     """Run `mfpo evaluate`. Raises `BadInput` where an input cannot be used."""
+    quiet_libraries()
     options = parse_options([EvaluateOptions], argv, PROG, __doc__)[0]
     require(PROG, options, "dataset_name", "model_name_or_path")
     from mfpo.commands.models import base_and_adapter, load_processor

@@ -97,7 +97,7 @@ def _summary(rows: Any, output: Path) -> str:
     counts = ", ".join(f"{count} {name}" for name, count in where.most_common())
     lines = [f"{output}: {len(rows)} rows ({counts}); on average {sum(areas) / len(areas):.0%} of a picture is made worse"]
     if where["fallback"]:
-        lines.append(f"in {where['fallback']} rows no keyword was found in the picture, so the whole picture was made worse; --preview shows which. "
+        lines.append(f"in {where['fallback']} of {len(rows)} rows no keyword was found in the picture, so the whole picture was made worse; --preview shows which. "
                      "Name the things and their boxes in a column objects, or give a --finder")
     return "\n".join(lines)
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Sequence
 
 from .checks import RowOptions, checked_rows, say
-from .options import BadInput, bad_input, end_processes, is_main_process, parse_options, require
+from .options import BadInput, bad_input, end_processes, is_main_process, parse_options, quiet_libraries, require
 
 # %% ../../nbs/commands/train.ipynb #23b648ba
 PROG = "mfpo train"
@@ -54,7 +54,7 @@ def parse(argv: Sequence[str]) -> tuple[TrainOptions, Any, Any]:
     # A tenth of the run is the most that a kill costs. bf16, TRL's default, is for accelerators.
     defaults: dict[str, Any] = {"save_steps": 0.1, "save_total_limit": 2}
     if not torch.accelerator.is_available():
-        defaults["bf16"] = False
+        defaults |= {"bf16": False, "dataloader_pin_memory": False}
     options, config, model_args = parse_options([TrainOptions, MFPOConfig, ModelConfig], argv, PROG, __doc__, **defaults)
     require(PROG, options, "dataset_name")
     require(PROG, model_args, "model_name_or_path")
@@ -150,19 +150,21 @@ def _publish(weights: Path, folder: Path) -> None:
 
 
 def summary(history: Sequence[dict[str, Any]]) -> str:
-    """What training logged, first against last: one line for each stage."""
+    """What training logged at first and at last: one line for each stage."""
     lines = []
     for stage in dict.fromkeys(entry["stage"] for entry in history):
         logged = [entry for entry in history if entry["stage"] == stage and "loss" in entry]
         if logged:
             names = [n for n in ("loss", "gap/text", "gap/image", "rewards/chosen_original", "fairness") if n in logged[-1]]
-            changes = ", ".join(f"{n} {logged[0].get(n, float('nan')):.3f} → {logged[-1][n]:.3f}" for n in names)
-            lines.append(f"{stage}: {changes}")
+            shown = logged[:1] if len(logged) == 1 else [logged[0], logged[-1]]
+            values = ", ".join(f"{n} {' → '.join(format(entry[n], '.3f') for entry in shown)}" for n in names)
+            lines.append(f"{stage}, step {' → '.join(str(entry['step']) for entry in shown)}: {values}")
     return "\n".join(lines)
 
 
 def main(argv: Sequence[str]) -> None:
     """Run `mfpo train`. Raises `BadInput` where an input cannot be used."""
+    quiet_libraries()
     options, config, model_args = parse(argv)
     _refuse_without_effect(config)
     from mfpo.commands.models import adapter_config, load_for_training, load_processor

@@ -82,31 +82,47 @@ def _decode(data: bytes, rules: ImageRules) -> Image.Image:
     if not data:
         raise ImageError("empty image", "the image is empty (0 bytes)", TEXT_REMEDY)
     if len(data) > rules.max_bytes:
-        raise ImageError("image too large", f"the file has {len(data):,} bytes, more than max_bytes={rules.max_bytes:,}",
-                         "make it smaller, or raise max_bytes if you trust it")
+        raise ImageError(
+            "image too large",
+            f"the file has {len(data):,} bytes, more than max_bytes={rules.max_bytes:,}",
+            "make it smaller, or raise max_bytes if you trust it",
+        )
     try:
         image = Image.open(io.BytesIO(data), formats=rules.formats)
     except Image.DecompressionBombError as error:
         raise ImageError("image too large", f"Pillow refuses it: {error}", "make it smaller") from error
     except Exception as error:  # foreign bytes: whatever the decoder says, this is no image to us
-        raise ImageError("no image", f"not an image of the kinds {', '.join(rules.formats)} "
-                         f"({type(error).__name__}; it begins with {data[:12]!r})", TEXT_REMEDY) from error
+        raise ImageError(
+            "no image",
+            f"not an image of the kinds {', '.join(rules.formats)} "
+            f"({type(error).__name__}; it begins with {data[:12]!r})",
+            TEXT_REMEDY,
+        ) from error
     width, height = image.size
     if width * height > rules.max_pixels:
-        raise ImageError("image too large", f"{width}×{height} pixels, more than max_pixels={rules.max_pixels:,}",
-                         "make it smaller, or raise max_pixels if you trust the file")
+        raise ImageError(
+            "image too large",
+            f"{width}×{height} pixels, more than max_pixels={rules.max_pixels:,}",
+            "make it smaller, or raise max_pixels if you trust the file",
+        )
     if width * height == 0:
         raise ImageError("no image", f"it has {width}×{height} pixels", TEXT_REMEDY)
     deep = [str(tile[3]) for tile in image.tile if re.search(r";(16|32)[BLNSF]", str(tile[3]))]
     if image.mode.startswith(("I", "F")) or deep:  # Pillow would cut 16-bit colour to 8 bits without a word
-        raise ImageError("more than 8 bits", f"it has more than 8 bits a channel (mode {image.mode}"
-                         f"{', stored as ' + deep[0] if deep else ''}); cutting them would lose range",
-                         "scale it to 0..255 with the white level you mean, and save it as 8-bit RGB")
+        raise ImageError(
+            "more than 8 bits",
+            f"it has more than 8 bits a channel (mode {image.mode}"
+            f"{', stored as ' + deep[0] if deep else ''}); cutting them would lose range",
+            "scale it to 0..255 with the white level you mean, and save it as 8-bit RGB",
+        )
     try:
         image.load()
     except Exception as error:  # truncated or broken inside: the decoder's own words are the reason
-        raise ImageError("broken image", f"it is truncated or damaged ({type(error).__name__}: {error})",
-                         "copy or download the file again, or leave the row out") from error
+        raise ImageError(
+            "broken image",
+            f"it is truncated or damaged ({type(error).__name__}: {error})",
+            "copy or download the file again, or leave the row out",
+        ) from error
     return image
 
 
@@ -121,10 +137,7 @@ def _upright(image: Image.Image) -> tuple[Image.Image, list[str]]:
         return image, [f"EXIF data unreadable and left out ({type(error).__name__}): orientation taken as upright"]
 
 
-def check_image(
-    data: bytes,  # the encoded file
-    rules: ImageRules = ImageRules(),
-) -> CheckedImage:
+def check_image(data: bytes, rules: ImageRules = ImageRules()) -> CheckedImage:  # the encoded file
     """The image in `data` as 8-bit RGB by the table above; 8-bit RGB PNG and JPEG files come back byte for byte.
 
     Raises `ImageError` where the image is refused, and nothing else, whatever the bytes are.
@@ -146,8 +159,11 @@ def check_image(
                 notes.append(f"mode {image.mode} converted to RGB")
                 image = image.convert("RGB")
         except Exception as error:  # damaged further frames, or a mode that Pillow can open but not convert
-            raise ImageError("broken image", f"mode {image.mode} cannot be made RGB ({type(error).__name__}: {error})",
-                             "save it as 8-bit RGB") from error
+            raise ImageError(
+                "broken image",
+                f"mode {image.mode} cannot be made RGB ({type(error).__name__}: {error})",
+                "save it as 8-bit RGB",
+            ) from error
     if kind in ("PNG", "JPEG") and not notes:
         return CheckedImage(data, image.size, ())
     return CheckedImage(png_bytes(image), image.size, tuple(notes) or (f"{kind} kept as PNG",))
@@ -165,9 +181,15 @@ def check_label_map(
     with _strict_decoder():
         image = _decode(data, rules)
     if image.mode not in ("L", "P"):
-        raise ImageError("label map", f"the label map has mode {image.mode}", "save it as 8-bit grey (mode L): value k+1 is objects[k]")
+        raise ImageError(
+            "label map",
+            f"the label map has mode {image.mode}",
+            "save it as 8-bit grey (mode L): value k+1 is objects[k]",
+        )
     if image.size != tuple(size):
-        raise ImageError("label map", f"the label map has {image.size} pixels, the picture {tuple(size)}", "make the sizes equal")
+        raise ImageError(
+            "label map", f"the label map has {image.size} pixels, the picture {tuple(size)}", "make the sizes equal"
+        )
     if image.mode == "L" and image.format == "PNG":
         return CheckedImage(data, image.size, ())
     if image.format == "JPEG":

@@ -33,12 +33,21 @@ if TYPE_CHECKING:
     import datasets
 
 WHERE = ("regions", "global", "random")
-ADDED_COLUMNS = ("negative", "keywords", "keyword_source", "regions", "negative_kind", "negative_where", "region_area", "changed_area")
+ADDED_COLUMNS = (
+    "negative",
+    "keywords",
+    "keyword_source",
+    "regions",
+    "negative_kind",
+    "negative_where",
+    "region_area",
+    "changed_area",
+)
 
 
 @dataclass(frozen=True)
 class NegativeConfig:
-    """Where and how a picture is made worse; one to one a section of `params.yaml` (`keywords` and `corruption` nested)."""
+    """Where and how a picture is made worse: a section of `params.yaml`, `keywords` and `corruption` nested in it."""
 
     where: str = "regions"  # "regions" (of keywords) | "global" | "random"
     corruption: Corruption = field(default_factory=Corruption)  # kind, step, schedule, domain, seed, …
@@ -65,7 +74,7 @@ def negative_preset(
     name: str,  # "mfpo" | "global" | "random" | "mdpo"
     **changes: Any,  # fields of NegativeConfig, or of its corruption (step, schedule, seed, …)
 ) -> NegativeConfig:
-    """The settings of a published method by name, with changes. Raises `ValueError` for a name or field that is unknown."""
+    """The settings of a published method, with changes. Raises `ValueError` for an unknown name or field."""
     presets = {
         "mfpo": NegativeConfig(),
         "global": NegativeConfig(where="global"),
@@ -84,9 +93,7 @@ def negative_preset(
 
 # %% ../../nbs/data/negatives.ipynb #3d1add14
 def random_region(
-    size: tuple[int, int],  # (width, height), pixels
-    area: float,  # share of the picture
-    seed: int,
+    size: tuple[int, int], area: float, seed: int  # (width, height), pixels  # share of the picture
 ) -> np.ndarray:
     """A rectangle at a random place, bool (height, width): `area` of the picture up to whole pixels.
 
@@ -98,7 +105,7 @@ def random_region(
     h = int(np.clip(round(area * width * height / w), 1, height))
     x, y = int(rng.integers(width - w + 1)), int(rng.integers(height - h + 1))
     mask = np.zeros((height, width), bool)
-    mask[y:y + h, x:x + w] = True
+    mask[y : y + h, x : x + w] = True
     return mask
 
 
@@ -124,7 +131,9 @@ def make_negative(
         mask = np.logical_or.reduce(list(masks.values())) if masks else None
         where = "regions" if masks else "fallback"
     elif config.where == "random":
-        mask = random_region(image.size, config.random_area, row_seed(config.corruption.seed, "random region", identity))
+        mask = random_region(
+            image.size, config.random_area, row_seed(config.corruption.seed, "random region", identity)
+        )
     negative = corrupt(image, mask, config.corruption, (identity,))
     boxes = {word: bounding_box(region) for word, region in masks.items()}
     return {
@@ -148,24 +157,37 @@ def _named(thing: Any) -> str:
     return str(given) if given is not None else f"{getattr(thing, '__module__', '')}.{name}"
 
 
-def _fingerprint(rows: "datasets.Dataset", finder: Finder, config: NegativeConfig, embed: Embed | None) -> dict[str, Any]:
+def _fingerprint(
+    rows: "datasets.Dataset", finder: Finder, config: NegativeConfig, embed: Embed | None
+) -> dict[str, Any]:
     """What the negatives depend on, as JSON: rows (a digest of every cell), settings, finder, embedding, shard size."""
     digest = hashlib.blake2b(digest_size=16)
     for batch in raw_batches(rows):
         for row in batch:
-            text = json.dumps(row, sort_keys=True, default=lambda cell: hashlib.blake2b(cell).hexdigest()
-                              if isinstance(cell, bytes) else str(cell))
+            text = json.dumps(
+                row,
+                sort_keys=True,
+                default=lambda cell: hashlib.blake2b(cell).hexdigest() if isinstance(cell, bytes) else str(cell),
+            )
             digest.update(text.encode())
     settings = json.loads(json.dumps(asdict(config)))
-    return {"rows": f"{len(rows)} rows, {digest.hexdigest()}", "settings": settings, "finder": _named(finder),
-            "embedding": _named(embed), "shard": GROUP_ROWS}
+    return {
+        "rows": f"{len(rows)} rows, {digest.hexdigest()}",
+        "settings": settings,
+        "finder": _named(finder),
+        "embedding": _named(embed),
+        "shard": GROUP_ROWS,
+    }
 
 
 def _differences(old: Any, new: Any, name: str = "") -> list[str]:
     """Where two fingerprints differ: 'settings.corruption.step: 300 there, 500 now'."""
     if isinstance(old, Mapping) and isinstance(new, Mapping):
-        return [line for key in sorted(set(old) | set(new))
-                for line in _differences(old.get(key), new.get(key), f"{name}.{key}".strip("."))]
+        return [
+            line
+            for key in sorted(set(old) | set(new))
+            for line in _differences(old.get(key), new.get(key), f"{name}.{key}".strip("."))
+        ]
     return [] if old == new else [f"{name}: {old!r} there, {new!r} now"]
 
 
@@ -177,7 +199,9 @@ def _refuse_other(path: Path, old: Mapping[str, Any], new: Mapping[str, Any]) ->
         raise ValueError(f"{path} belongs to another run:{lines}\nChoose another out, delete it, or set overwrite=True")
 
 
-def _shard(rows: "datasets.Dataset", start: int, features: Any, finder: Finder, config: NegativeConfig, embed: Any, bar: Any) -> pa.Table:
+def _shard(
+    rows: "datasets.Dataset", start: int, features: Any, finder: Finder, config: NegativeConfig, embed: Any, bar: Any
+) -> pa.Table:
     """Rows `start` … `start + GROUP_ROWS` with their negatives, as an arrow table of `features`."""
     part = rows.select(range(start, min(start + GROUP_ROWS, len(rows))))
     raw = next(raw_batches(part))
@@ -198,7 +222,7 @@ def build_negatives(
     progress: bool = True,
     *,
     embed: Embed | None = None,  # words -> vectors, for the semantic part of the keyword graph
-    overwrite: bool = False,  # True: an `out` (and its shards) of another run is thrown away
+    overwrite: bool = False,  # True: an `out` of another run is replaced in the end, its shards are thrown away
 ) -> "datasets.Dataset":
     """The rows with the columns of `make_negative`, in the order given, every column of theirs kept.
 
@@ -217,12 +241,9 @@ def build_negatives(
         return _warned(dataset_of_batches(tables, features))
     out, mark = Path(out), _fingerprint(rows, finder, config, embed)
     parts = out.parent / f".{out.name}.parts"
-    if overwrite:
-        _discard_other(out, parts, mark)
-    if out.exists():
-        _refuse_other(out, read_note(out), mark)
+    if out.exists() and _is_done(out, mark, overwrite):
         return _warned(read_rows(out))
-    _claim(parts, mark)
+    _claim(parts, mark, overwrite)
     starts = range(0, len(rows), GROUP_ROWS)
     shards = [parts / f"{k // GROUP_ROWS:06d}.parquet" for k in starts]
     missing = [(k, shard) for k, shard in zip(starts, shards) if not shard.exists()]
@@ -254,26 +275,28 @@ def _tables(shards: list[Path], features: Any) -> Iterator[pa.Table]:
         yield open_rows(shard)[0].read().cast(features.arrow_schema)
 
 
-def _claim(parts: Path, mark: Mapping[str, Any]) -> None:
-    """Make `parts` this run's folder, or raise `ValueError` where it is another's."""
-    note = parts / "run.json"
-    if note.exists():
-        _refuse_other(parts, json.loads(note.read_text()), mark)
-    else:
-        write_atomic(note, json.dumps(mark, sort_keys=True, indent=1))
-
-
-def _discard_other(out: Path, parts: Path, mark: Mapping[str, Any]) -> None:
-    """Delete `out` and `parts` where they are of another run than `mark`."""
-    note = parts / "run.json"
-    if note.exists() and _differences(json.loads(note.read_text()), mark):
-        shutil.rmtree(parts)
+def _is_done(out: Path, mark: Mapping[str, Any], overwrite: bool) -> bool:
+    """Whether `out` is this run's; raises `ValueError` where it is another's or damaged, unless it may be replaced."""
     try:
-        other = out.exists() and _differences(read_note(out), mark)
-    except ValueError:  # damaged
-        other = True
-    if other:
-        out.unlink()
+        note = read_note(out)
+    except ValueError:
+        if overwrite:
+            return False
+        raise
+    if not overwrite:
+        _refuse_other(out, note, mark)
+    return not _differences(note, mark)
+
+
+def _claim(parts: Path, mark: Mapping[str, Any], overwrite: bool) -> None:
+    """Make `parts` this run's folder; raises `ValueError` where it is another's and may not be thrown away."""
+    note = parts / "run.json"
+    old = json.loads(note.read_text()) if note.exists() else None
+    if old is not None and not overwrite:
+        _refuse_other(parts, old, mark)
+    if parts.exists() and _differences(old, mark):  # another run's, or killed before it was marked
+        shutil.rmtree(parts)
+    write_atomic(note, json.dumps(mark, sort_keys=True, indent=1))
 
 
 def _bar(total: int, done: int, progress: bool) -> Any:
@@ -286,8 +309,11 @@ def _warned(rows: "datasets.Dataset") -> "datasets.Dataset":
     """`rows`, after a warning of those whose negative is the picture itself."""
     same = [name for name, area in zip(rows["id"], rows["changed_area"]) if area == 0]
     if same:
-        warnings.warn(f"{len(same)} of {len(rows)} negatives equal their picture, so the image term has no gradient there: "
-                      f"{', '.join(same[:5])}{' …' if len(same) > 5 else ''}", stacklevel=3)
+        warnings.warn(
+            f"{len(same)} of {len(rows)} negatives equal their picture, so the image term has no gradient there: "
+            f"{', '.join(same[:5])}{' …' if len(same) > 5 else ''}",
+            stacklevel=3,
+        )
     return rows
 
 # %% ../../nbs/data/negatives.ipynb #520ea25a

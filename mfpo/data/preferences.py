@@ -45,8 +45,11 @@ def _check_id(value: Any, first_seen: dict[str, str], where: str) -> tuple[str |
     if not _encodable(value):
         return None, [("not UTF-8", "its id holds a lone surrogate, which is no character", "write the id anew")], notes
     if value in first_seen:
-        return value, [("duplicate id", f"its id is already used by {first_seen[value]}",
-                        "give one of the two another id")], notes
+        return (
+            value,
+            [("duplicate id", f"its id is already used by {first_seen[value]}", "give one of the two another id")],
+            notes,
+        )
     first_seen[value] = where
     return value, [], notes
 
@@ -61,7 +64,9 @@ def _check_texts(record: Mapping[str, Any]) -> tuple[dict[str, str], list[Reason
         elif not isinstance(value, str):
             reasons.append(("wrong type", f"{name!r} is {type(value).__name__}, not text", f"write {name!r} as text"))
         elif not _encodable(value):
-            reasons.append(("not UTF-8", f"{name!r} holds a lone surrogate, which is no character", "write the text anew"))
+            reasons.append(
+                ("not UTF-8", f"{name!r} holds a lone surrogate, which is no character", "write the text anew")
+            )
         else:
             texts[name] = value
     if IMAGE_TOKEN in texts.get("question", ""):
@@ -70,13 +75,25 @@ def _check_texts(record: Mapping[str, Any]) -> tuple[dict[str, str], list[Reason
         notes.append(f"{IMAGE_TOKEN} taken off the question")
     for name, text in texts.items():
         if not text.strip():
-            reasons.append((f"empty {name}", f"{name!r} is empty or only blanks", f"fill in {name!r}, or leave the row out"))
+            reasons.append(
+                (f"empty {name}", f"{name!r} is empty or only blanks", f"fill in {name!r}, or leave the row out")
+            )
         elif IMAGE_TOKEN in text:
-            reasons.append(("image token", f"{name!r} holds {IMAGE_TOKEN!r}, which would ask for a second picture",
-                            f"take it out of {name!r}"))
+            reasons.append(
+                (
+                    "image token",
+                    f"{name!r} holds {IMAGE_TOKEN!r}, which would ask for a second picture",
+                    f"take it out of {name!r}",
+                )
+            )
     if "chosen" in texts and texts["chosen"].strip() and texts["chosen"].strip() == texts.get("rejected", "").strip():
-        reasons.append(("same answers", "'chosen' and 'rejected' are the same text: nothing is preferred",
-                        "leave the row out, or correct one answer"))
+        reasons.append(
+            (
+                "same answers",
+                "'chosen' and 'rejected' are the same text: nothing is preferred",
+                "leave the row out, or correct one answer",
+            )
+        )
     return texts, reasons, notes
 
 
@@ -103,25 +120,34 @@ def _image_bytes(cell: Any, source: Source, rules: ImageRules) -> bytes:
     except (OSError, ValueError) as error:  # unreadable, too long a name, a null byte
         if isinstance(error, ImageError):
             raise
-        raise ImageError("image missing", f"its image {cell[:200]!r} cannot be read ({error})", "correct the path") from error
+        raise ImageError(
+            "image missing", f"its image {cell[:200]!r} cannot be read ({error})", "correct the path"
+        ) from error
 
 
 def _inside(name: str, source: Source, rules: ImageRules) -> Path:
     """The file `name` inside one of the source's folders; raises `ImageError` (and `OSError`, `ValueError`)."""
     path, shown = Path(name), repr(name[:200])
     if path.is_absolute() and not source.absolute_paths:
-        raise ImageError("path outside", f"its image {shown} is an absolute path", "write it relative to the image folder")
+        raise ImageError(
+            "path outside", f"its image {shown} is an absolute path", "write it relative to the image folder"
+        )
     roots = [root.resolve() for root in source.roots]
     found = [p for p in ((root / path).resolve() for root in roots) if any(p.is_relative_to(root) for root in roots)]
     folders = ", ".join(str(root) for root in source.roots) or "(no image folder)"
     if not found:
-        raise ImageError("path outside", f"its image {shown} leads out of {folders}", "move the file into the image folder")
+        raise ImageError(
+            "path outside", f"its image {shown} leads out of {folders}", "move the file into the image folder"
+        )
     file = next((p for p in found if p.is_file()), None)
     if file is None:
         raise ImageError("image missing", f"its image {shown} is no file in {folders}", "correct the path, or images=…")
     if file.stat().st_size > rules.max_bytes:
-        raise ImageError("image too large", f"its image {shown} has {file.stat().st_size:,} bytes, more than "
-                         f"max_bytes={rules.max_bytes:,}", "make it smaller, or raise max_bytes if you trust it")
+        raise ImageError(
+            "image too large",
+            f"its image {shown} has {file.stat().st_size:,} bytes, more than " f"max_bytes={rules.max_bytes:,}",
+            "make it smaller, or raise max_bytes if you trust it",
+        )
     return file
 
 
@@ -162,8 +188,15 @@ def _checked(source: Source, report: Report, rules: ImageRules) -> Iterator[dict
             report.rows.append(record)
             continue
         if not isinstance(record, Mapping):
-            report.rows.append(Problem("", where, "not a row", f"it is {type(record).__name__}, not an object with named fields",
-                                       "write each row as {\"id\": …, \"image\": …, …}"))
+            report.rows.append(
+                Problem(
+                    "",
+                    where,
+                    "not a row",
+                    f"it is {type(record).__name__}, not an object with named fields",
+                    'write each row as {"id": …, "image": …, …}',
+                )
+            )
             continue
         identity, reasons, notes = _check_id(record.get("id"), seen, where)
         texts, more, said = _check_texts(record)
@@ -227,7 +260,11 @@ def read_preferences(
     from datasets import Features
 
     opened, report = _opened(source, images, split, columns)
-    ours = {name: kind for name, kind in row_features().items() if name in REQUIRED_COLUMNS or name in ("negative", "instances")}
+    ours = {
+        name: kind
+        for name, kind in row_features().items()
+        if name in REQUIRED_COLUMNS or name in ("negative", "instances")
+    }
     further = {name: ours.get(name, kind) for name, kind in opened.features.items() if name not in REQUIRED_COLUMNS}
     features = stored_features(Features({**{name: ours[name] for name in REQUIRED_COLUMNS}, **further}))
     dataset = dataset_of_batches(_batches(_checked(opened, report, rules), features), features, cache)
@@ -258,10 +295,12 @@ def _batches(rows: Iterable[dict[str, Any]], features: "datasets.Features") -> I
 # %% ../../nbs/data/preferences.ipynb #a391086e
 def check_lengths(
     rows: "datasets.Dataset",
-    count_tokens: Callable[[Mapping[str, Any], str], int],  # (row with its PIL image, answer) -> tokens of the whole sequence
+    count_tokens: Callable[
+        [Mapping[str, Any], str], int
+    ],  # (row with its PIL image, answer) -> tokens of the whole sequence
     max_length: int,  # tokens, as the trainer's `max_length`
 ) -> Report:
-    """Rows of which an answer with its prompt and image tokens is longer than `max_length`; go on with `without_bad`."""
+    """Rows whose question, image tokens and answer exceed `max_length` tokens; go on with `without_bad`."""
     if max_length < 1:
         raise ValueError(f"max_length={max_length}: must be at least 1 token")
     report = Report("lengths", total=len(rows))
@@ -269,10 +308,14 @@ def check_lengths(
         for name in ("chosen", "rejected"):
             count = int(count_tokens(row, row[name]))
             if count > max_length:
-                report.rows.append(Problem(
-                    row["id"], f"row {k}", "too long",
-                    f"{name!r} makes {count} tokens with question and image, {count - max_length} more than "
-                    f"max_length={max_length}: image tokens or the answer's end would be cut",
-                    f"raise max_length to {count} or more, shorten the answer, or leave the row out",
-                ))
+                report.rows.append(
+                    Problem(
+                        row["id"],
+                        f"row {k}",
+                        "too long",
+                        f"{name!r} makes {count} tokens with question and image, {count - max_length} more than "
+                        f"max_length={max_length}: image tokens or the answer's end would be cut",
+                        f"raise max_length to {count} or more, shorten the answer, or leave the row out",
+                    )
+                )
     return report

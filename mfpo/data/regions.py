@@ -27,10 +27,7 @@ class Finder(Protocol):
 
 
 def find_regions(
-    finder: Finder,
-    image: Image.Image,
-    words: Sequence[str],
-    row: Mapping[str, Any],
+    finder: Finder, image: Image.Image, words: Sequence[str], row: Mapping[str, Any]
 ) -> dict[str, np.ndarray]:
     """What `finder` finds, checked: masks bool (height, width) in the order of `words`, empty masks left out.
 
@@ -45,15 +42,21 @@ def find_regions(
     except Exception as error:  # anyone's code: say whose and on which row
         raise RuntimeError(f"row {row.get('id')!r}: finder {name} failed ({type(error).__name__}: {error})") from error
     if not isinstance(masks, Mapping):
-        raise ValueError(f"row {row.get('id')!r}: finder {name} gave {type(masks).__name__}; a dict of word → mask is needed")
+        raise ValueError(
+            f"row {row.get('id')!r}: finder {name} gave {type(masks).__name__}; a dict of word → mask is needed"
+        )
     unknown = [word for word in masks if word not in words]
     if unknown:
-        raise ValueError(f"row {row.get('id')!r}: finder {name} gave masks for {unknown}, which were not asked for ({list(words)})")
+        raise ValueError(
+            f"row {row.get('id')!r}: finder {name} gave masks for {unknown}, which were not asked for ({list(words)})"
+        )
     for word, mask in masks.items():
         shape = getattr(mask, "shape", None)
         if shape != image.size[::-1] or mask.dtype != bool:
-            raise ValueError(f"row {row.get('id')!r}: finder {name}, word {word!r}: the mask has shape {shape} and type "
-                             f"{getattr(mask, 'dtype', type(mask).__name__)}; bool {image.size[::-1]} is needed")
+            raise ValueError(
+                f"row {row.get('id')!r}: finder {name}, word {word!r}: the mask has shape {shape} and type "
+                f"{getattr(mask, 'dtype', type(mask).__name__)}; bool {image.size[::-1]} is needed"
+            )
     return {word: masks[word] for word in words if word in masks and masks[word].any()}
 
 # %% ../../nbs/data/regions.ipynb #5a8aec6e
@@ -76,14 +79,16 @@ class AnnotatedRegions:
         return f"annotated(boxes_only={self.boxes_only})"
 
     def __call__(self, image: Image.Image, words: Sequence[str], row: Mapping[str, Any]) -> dict[str, np.ndarray]:
-        """Masks, bool (height, width), by word. Raises `ValueError` naming the row where its annotation does not fit."""
+        """Masks, bool (height, width), by word. Raises `ValueError` naming a row whose annotation does not fit."""
         objects = _objects(row)
         labels = None if self.boxes_only else row.get("instances")
         labels = None if labels is None else np.asarray(labels)
         shape = image.size[::-1]
         if labels is not None and (labels.shape != shape or labels.max(initial=0) > len(objects)):
-            raise ValueError(f"row {row.get('id')!r}: instances has shape {labels.shape} and labels up to {labels.max(initial=0)}; "
-                             f"shape {shape} and at most {len(objects)} (one an object) are needed")
+            raise ValueError(
+                f"row {row.get('id')!r}: instances has shape {labels.shape} and labels up to {labels.max(initial=0)}; "
+                f"shape {shape} and at most {len(objects)} (one an object) are needed"
+            )
         names = [lemmas(str(thing["name"])) for thing in objects]
         found = {}
         for word in words:

@@ -73,8 +73,11 @@ class Report:
                 lines.append(f"    … and {len(problems) - SHOWN} more")
         lines += [f"  note, {kind}: {len(problems)} rows" for kind, problems in _by_kind(self.notes).items()]
         if self.rows or self.notes:
-            lines.append(f"  full report: {self.written}" if self.written else
-                         "  full report: write it with report.write(path), or give report_path=…")
+            lines.append(
+                f"  full report: {self.written}"
+                if self.written
+                else "  full report: write it with report.write(path), or give report_path=…"
+            )
         return "\n".join(lines)
 
     def raise_if_bad(self) -> "Report":
@@ -84,8 +87,10 @@ class Report:
         return self
 
     def write(self, path: str | Path) -> Path:
-        """Write everything as JSON lines (`level` "bad" or "note", `row`, `where`, `kind`, `reason`, `remedy`), atomically."""
-        entries = [{"level": level, **asdict(p)} for level, ps in (("bad", self.rows), ("note", self.notes)) for p in ps]
+        """Write everything as JSON lines (`level` "bad" or "note", and the fields of `Problem`), atomically."""
+        entries = [
+            {"level": level, **asdict(p)} for level, ps in (("bad", self.rows), ("note", self.notes)) for p in ps
+        ]
         self.written = str(write_atomic(path, "".join(json.dumps(entry) + "\n" for entry in entries)))
         return Path(self.written)
 
@@ -99,6 +104,6 @@ def _by_kind(problems: list[Problem]) -> dict[str, list[Problem]]:
 
 
 def without_bad(rows: "datasets.Dataset", report: Report) -> "datasets.Dataset":
-    """`rows` without those that `report` names by id: the deliberate way to go on after a check of a loaded data set."""
+    """`rows` without those that `report` names by id: the deliberate way to go on after checking a loaded data set."""
     bad = {problem.row for problem in report.rows}
     return rows.select([k for k, identity in enumerate(rows["id"]) if identity not in bad])

@@ -81,7 +81,9 @@ def encode_cell(value: Any) -> dict[str, bytes | None] | None:
         return {"bytes": value["bytes"], "path": None}
     if isinstance(value, Mapping) and isinstance(value.get("path"), str):
         return {"bytes": Path(value["path"]).read_bytes(), "path": None}
-    raise ValueError(f"a picture must be a PIL image, bytes or a mapping with bytes or path, not {type(value).__name__}")
+    raise ValueError(
+        f"a picture must be a PIL image, bytes or a mapping with bytes or path, not {type(value).__name__}"
+    )
 
 
 def dataset_of(
@@ -126,7 +128,7 @@ def dataset_of_batches(
 # %% ../../nbs/data/rows.ipynb #e0216170
 @contextmanager
 def replacing(path: str | Path) -> Iterator[Path]:
-    """A path beside `path` to write to; it takes the place of `path` when the block ends well, and vanishes when not."""
+    """A path beside `path` to write to; it takes the place of `path` when the block ends well, else it vanishes."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
@@ -152,13 +154,12 @@ def stored_features(features: "datasets.Features") -> "datasets.Features":
 
 
 def raw_batches(
-    dataset: "datasets.Dataset",
-    size: int = GROUP_ROWS,  # rows at a time
+    dataset: "datasets.Dataset", size: int = GROUP_ROWS  # rows at a time
 ) -> Iterator[list[dict[str, Any]]]:
     """The rows, `size` at a time, as plain dicts; pictures undecoded, as `{"bytes", "path"}`."""
     arrow = dataset.with_format("arrow")
     for start in range(0, len(dataset), size):
-        yield arrow[start:start + size].to_pylist()
+        yield arrow[start : start + size].to_pylist()
 
 
 def row_table(rows: list[dict[str, Any]], features: "datasets.Features") -> pa.Table:

@@ -45,10 +45,21 @@ def _parse(text: bytes, where: str) -> Any:
     try:
         return json.loads(text.decode("utf-8"))
     except UnicodeDecodeError as error:
-        return Problem("", where, "not UTF-8", f"byte {error.start} is not UTF-8 ({error.object[error.start]:#04x})",
-                       "save the file as UTF-8")
+        return Problem(
+            "",
+            where,
+            "not UTF-8",
+            f"byte {error.start} is not UTF-8 ({error.object[error.start]:#04x})",
+            "save the file as UTF-8",
+        )
     except (ValueError, RecursionError) as error:  # broken JSON, a number of 5000 digits, 10,000 brackets
-        return Problem("", where, "not JSON", f"it is not JSON ({error or type(error).__name__})", "correct the line, or leave it out")
+        return Problem(
+            "",
+            where,
+            "not JSON",
+            f"it is not JSON ({error or type(error).__name__})",
+            "correct the line, or leave it out",
+        )
 
 
 def _json_records(path: Path) -> list[Record]:
@@ -61,7 +72,9 @@ def _json_records(path: Path) -> list[Record]:
     if isinstance(rows, Problem):
         raise PreferenceError(f"{path}: {rows.reason}; {rows.remedy}")
     if not isinstance(rows, list):
-        raise PreferenceError(f"{path}: it holds {type(rows).__name__}; a .json file must be an array of rows [{{…}}, {{…}}]")
+        raise PreferenceError(
+            f"{path}: it holds {type(rows).__name__}; a .json file must be an array of rows [{{…}}, {{…}}]"
+        )
     return [(f"{path.name} row {n}", row) for n, row in enumerate(rows, 1)]
 
 
@@ -105,7 +118,10 @@ PLAIN_COLUMNS = ("id", "image", "question", "chosen", "rejected", "negative", "i
 
 def _renamed(row: Mapping[str, Any], rename: Mapping[str, str]) -> dict[str, Any]:
     """`row` under our names; `rename` maps the source's names to ours, which take precedence."""
-    return {**{k: v for k, v in row.items() if k not in rename}, **{ours: row[k] for k, ours in rename.items() if k in row}}
+    return {
+        **{k: v for k, v in row.items() if k not in rename},
+        **{ours: row[k] for k, ours in rename.items() if k in row},
+    }
 
 # %% ../../nbs/data/sources.ipynb #896279cc
 def _arrow_rows(table: pa.Table) -> Iterator[Any]:
@@ -129,6 +145,7 @@ def _arrow_source(
     absolute_paths: bool,
 ) -> Source:
     """Arrow tables of `features` as a `Source`; pictures stay undecoded."""
+
     def records() -> Iterator[Record]:
         number = 0
         try:
@@ -136,11 +153,15 @@ def _arrow_source(
                 for row in _arrow_rows(table):
                     where, number = f"{name} row {number}", number + 1
                     if isinstance(row, ValueError):
-                        yield where, Problem("", where, "not UTF-8", f"a text in it is not UTF-8 ({row})", "write the text anew")
+                        yield where, Problem(
+                            "", where, "not UTF-8", f"a text in it is not UTF-8 ({row})", "write the text anew"
+                        )
                     else:
                         yield where, _renamed(row, rename)
         except (pa.ArrowException, OSError) as error:
-            raise PreferenceError(f"{name}: damaged after row {number} ({error}); write or download it again") from error
+            raise PreferenceError(
+                f"{name}: damaged after row {number} ({error}); write or download it again"
+            ) from error
 
     return Source(name, records, _renamed(features, rename), roots, set(features), absolute_paths)
 
@@ -156,7 +177,7 @@ def _parquet_source(path: Path, roots: list[Path], rename: Mapping[str, str]) ->
 
 def _dataset_source(name: str, dataset: "datasets.Dataset", roots: list[Path], rename: Mapping[str, str]) -> Source:
     arrow = dataset.with_format("arrow")
-    tables = lambda: (arrow[k:k + GROUP_ROWS] for k in range(0, len(dataset), GROUP_ROWS))  # noqa: E731
+    tables = lambda: (arrow[k : k + GROUP_ROWS] for k in range(0, len(dataset), GROUP_ROWS))  # noqa: E731
     return _arrow_source(name, tables, dataset.features, roots, rename, absolute_paths=True)
 
 
@@ -195,8 +216,10 @@ def _file_in(folder: Path, split: str) -> Path:
     found = [p for p in named if p in here][:1] or here
     if len(found) != 1:
         seen = ", ".join(p.name for p in here) or "none"
-        raise PreferenceError(f"{folder}: one file {split}.jsonl, rows.jsonl (or .json, .parquet) is expected; found {seen}. "
-                              "Give the file itself")
+        raise PreferenceError(
+            f"{folder}: one file {split}.jsonl, rows.jsonl (or .json, .parquet) is expected; found {seen}. "
+            "Give the file itself"
+        )
     return found[0]
 
 
@@ -215,7 +238,9 @@ def open_source(
     elif path.exists():
         file = _file_in(path, split) if path.is_dir() else path
         if file.suffix not in FILE_KINDS:
-            raise PreferenceError(f"{file}: rows are read from {', '.join(FILE_KINDS)}, not {file.suffix or 'a file without ending'!r}")
+            raise PreferenceError(
+                f"{file}: rows are read from {', '.join(FILE_KINDS)}, not {file.suffix or 'a file without ending'!r}"
+            )
         read = _parquet_source if file.suffix == ".parquet" else _json_source
         opened = read(file, [Path(images or file.parent)], rename)
     elif re.fullmatch(r"[\w-][\w.-]*(/[\w-][\w.-]*)?", str(source)) and path.suffix not in FILE_KINDS:
@@ -228,6 +253,8 @@ def open_source(
         raise PreferenceError(f"{source}: no such file or folder")
     unknown = sorted(set(rename) - opened.given)
     if unknown and opened.given:
-        raise PreferenceError(f"{opened.name}: columns names {', '.join(unknown)}, which it does not have; "
-                              f"it has {', '.join(sorted(opened.given))}")
+        raise PreferenceError(
+            f"{opened.name}: columns names {', '.join(unknown)}, which it does not have; "
+            f"it has {', '.join(sorted(opened.given))}"
+        )
     return opened

@@ -138,8 +138,8 @@ def claim_folder(folder: Path, made_with: Mapping[str, Any], write: bool = True)
     if marker.exists():
         differing = differences(json.loads(marker.read_text(encoding="utf-8")), dict(made_with))
         if differing:
-            raise FileExistsError(f"{folder} holds another curriculum: {'; '.join(differing[:8])}. Give another folder, "
-                                  "or remove this one")
+            raise FileExistsError(f"{folder} holds another curriculum: {'; '.join(differing[:8])}. Give another "
+                                  "folder, or remove this one")
     elif folder.exists() and any(folder.iterdir()):
         raise FileExistsError(f"{folder} is not empty and holds no curriculum.json; give a new or empty folder")
     elif write:

@@ -28,7 +28,8 @@ from .objectives import Arm, Objective, modality_fairness, preset
 # Options of TRL's own loss, with the only value that MFPOTrainer honours.
 WITHOUT_EFFECT = {
     "loss_type": ["sigmoid"], "loss_weights": None, "ld_alpha": None, "f_divergence_type": "reverse_kl",
-    "label_smoothing": 0.0, "use_weighting": False, "padding_free": False, "router_aux_loss_coef": None, "truncation_mode": "keep_start",
+    "label_smoothing": 0.0, "use_weighting": False, "padding_free": False, "router_aux_loss_coef": None,
+    "truncation_mode": "keep_start",
 }
 
 
