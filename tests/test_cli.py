@@ -3,6 +3,7 @@ from mfpo.cli import *  # noqa: F403
 
 import contextlib, io, subprocess, sys
 
+
 def called(*words):
     """(exit code, standard output, standard error)."""
     out, err = io.StringIO(), io.StringIO()
@@ -16,6 +17,7 @@ def called(*words):
 
 def test_help_version_and_wrong_calls():
     import mfpo
+
     code, out, _ = called("--help")
     assert code == 0 and all(name in out for name in COMMANDS)
     assert called("--version")[:2] == (0, mfpo.__version__ + "\n")
@@ -30,11 +32,13 @@ def test_input_that_cannot_be_used_ends_with_1_and_no_traceback():
 
 
 def test_help_loads_no_torch():
-    code = ("import sys; from mfpo.cli import main\n"
-            "for words in (['--help'], ['negatives', '--help']):\n"
-            "    try: main(words)\n"
-            "    except SystemExit as ended: assert ended.code == 0\n"
-            "assert 'torch' not in sys.modules and 'transformers' not in sys.modules")
+    code = (
+        "import sys; from mfpo.cli import main\n"
+        "for words in (['--help'], ['negatives', '--help']):\n"
+        "    try: main(words)\n"
+        "    except SystemExit as ended: assert ended.code == 0\n"
+        "assert 'torch' not in sys.modules and 'transformers' not in sys.modules"
+    )
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, timeout=120)
 
 

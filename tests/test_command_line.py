@@ -1,4 +1,5 @@
 """The installed command as a user runs it: photographs to rows to an adapter to figures, killed and taken up, on two processes."""
+
 import json
 import os
 import signal
@@ -23,7 +24,14 @@ PICTURES = {"cat": ("chelsea", [60, 10, 430, 290]), "cup": ("coffee", [170, 60, 
 
 
 def mfpo(*words, launcher=("-m", "mfpo.cli"), check=True, folder=None):
-    done = subprocess.run([sys.executable, *launcher, *map(str, words)], capture_output=True, text=True, env=ENVIRONMENT, cwd=folder, timeout=300)
+    done = subprocess.run(
+        [sys.executable, *launcher, *map(str, words)],
+        capture_output=True,
+        text=True,
+        env=ENVIRONMENT,
+        cwd=folder,
+        timeout=300,
+    )
     assert not check or done.returncode == 0, done.stderr[-4000:]
     return done
 
@@ -36,18 +44,44 @@ def folder(tmp_path_factory):
     rows = []
     for name, (picture, box) in PICTURES.items():
         Image.fromarray(getattr(skimage.data, picture)()).save(folder / "photos" / f"{name}.png")
-        for k, (chosen, rejected) in enumerate([("a {}", "a {} and a dog"), ("there is a {}", "there is a {} on a chair"), ("no, a {}", "no, a lamp"),
-                                                ("one {}", "one car")]):
-            rows.append({"id": f"{name}-{k}", "image": f"{name}.png", "question": "what is it ?", "chosen": chosen.format(name),
-                         "rejected": rejected.format(name), "objects": [{"name": name, "box": box}]})
+        for k, (chosen, rejected) in enumerate(
+            [
+                ("a {}", "a {} and a dog"),
+                ("there is a {}", "there is a {} on a chair"),
+                ("no, a {}", "no, a lamp"),
+                ("one {}", "one car"),
+            ]
+        ):
+            rows.append(
+                {
+                    "id": f"{name}-{k}",
+                    "image": f"{name}.png",
+                    "question": "what is it ?",
+                    "chosen": chosen.format(name),
+                    "rejected": rejected.format(name),
+                    "objects": [{"name": name, "box": box}],
+                }
+            )
     (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     save_vlm(*small_vlm_for_tests(), folder / "model")
-    done = mfpo("negatives", "--rows", "rows.jsonl", "--images", "photos", "--output", "rows.parquet", "--schedule", "linear", folder=folder)
+    done = mfpo(
+        "negatives",
+        "--rows",
+        "rows.jsonl",
+        "--images",
+        "photos",
+        "--output",
+        "rows.parquet",
+        "--schedule",
+        "linear",
+        folder=folder,
+    )
     assert "8 rows (8 regions)" in done.stderr
     # Flags in a file, as --config takes them; lora_dropout makes the result depend on the state of the random numbers.
     (folder / "train.yaml").write_text(
         "dataset_name: rows.parquet\nmodel_name_or_path: model\nuse_peft: true\nlora_r: 4\nlora_dropout: 0.1\nlearning_rate: 1e-3\n"
-        "per_device_train_batch_size: 2\nnum_train_epochs: 10\nsave_steps: 4\nlogging_steps: 4\nuse_cpu: true\n")
+        "per_device_train_batch_size: 2\nnum_train_epochs: 10\nsave_steps: 4\nlogging_steps: 4\nuse_cpu: true\n"
+    )
     return folder
 
 
@@ -68,15 +102,33 @@ def test_a_killed_run_goes_on_to_the_same_adapter(folder, uninterrupted):
     assert not (folder / "killed" / "adapter_model.safetensors").exists(), "it was killed before its end"
     mfpo(*command[3:], folder=folder)
     resumed = load_file(folder / "killed" / "adapter_model.safetensors")
-    assert resumed.keys() == uninterrupted.keys() and any(np.abs(w).max() > 0 for n, w in resumed.items() if "lora_B" in n)
+    assert resumed.keys() == uninterrupted.keys() and any(
+        np.abs(w).max() > 0 for n, w in resumed.items() if "lora_B" in n
+    )
     for name, weight in uninterrupted.items():
         np.testing.assert_array_equal(resumed[name], weight, err_msg=name)
 
 
 def evaluated(folder, output, **how):
     """(evaluation.json, ids in rows.jsonl, standard output)."""
-    done = mfpo("evaluate", "--dataset_name", "rows.parquet", "--model_name_or_path", "model", "--adapter", "whole", "--output_dir", output,
-                "--max_new_tokens", "5", "--resamples", "200", "--use_cpu", folder=folder, **how)
+    done = mfpo(
+        "evaluate",
+        "--dataset_name",
+        "rows.parquet",
+        "--model_name_or_path",
+        "model",
+        "--adapter",
+        "whole",
+        "--output_dir",
+        output,
+        "--max_new_tokens",
+        "5",
+        "--resamples",
+        "200",
+        "--use_cpu",
+        folder=folder,
+        **how,
+    )
     ids = [json.loads(line)["id"] for line in (folder / output / "rows.jsonl").read_text().splitlines()]
     return json.loads((folder / output / "evaluation.json").read_text()), ids, done.stdout
 
@@ -91,7 +143,16 @@ def test_the_adapter_is_evaluated_alike_on_one_and_two_processes(folder, uninter
 def test_two_processes_train_as_one(folder):
     # Two processes with one row each take the steps of one process with two rows; without dropout they see the same loss.
     same = ("--config", "train.yaml", "--lora_dropout", "0.0", "--num_train_epochs", "2")
-    mfpo("train", *same, "--output_dir", "two", "--per_device_train_batch_size", "1", launcher=TWO_PROCESSES, folder=folder)
+    mfpo(
+        "train",
+        *same,
+        "--output_dir",
+        "two",
+        "--per_device_train_batch_size",
+        "1",
+        launcher=TWO_PROCESSES,
+        folder=folder,
+    )
     assert json.loads((folder / "two" / "curriculum.json").read_text())["processes"] == 2
     mfpo("train", *same, "--output_dir", "one", folder=folder)
     two, one = (load_file(folder / run / "adapter_model.safetensors") for run in ("two", "one"))
@@ -100,8 +161,23 @@ def test_two_processes_train_as_one(folder):
 
 
 def test_bad_rows_end_with_1_and_one_report(folder):
-    (folder / "bad.jsonl").write_text('{"id": "a", "image": "../secret.png", "question": "q", "chosen": "x", "rejected": "x"}\n')
-    done = mfpo("train", "--dataset_name", "bad.jsonl", "--images", "photos", "--model_name_or_path", "model", "--objective", "dpo",
-                "--output_dir", "never", check=False, folder=folder)
+    (folder / "bad.jsonl").write_text(
+        '{"id": "a", "image": "../secret.png", "question": "q", "chosen": "x", "rejected": "x"}\n'
+    )
+    done = mfpo(
+        "train",
+        "--dataset_name",
+        "bad.jsonl",
+        "--images",
+        "photos",
+        "--model_name_or_path",
+        "model",
+        "--objective",
+        "dpo",
+        "--output_dir",
+        "never",
+        check=False,
+        folder=folder,
+    )
     assert done.returncode == 1 and "Traceback" not in done.stderr and not (folder / "never").exists()
     assert "leads out of" in done.stderr and "are the same text" in done.stderr

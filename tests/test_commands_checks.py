@@ -7,6 +7,7 @@ import pytest
 from PIL import Image
 from mfpo.commands.options import BadInput
 
+
 def written(folder, rows):
     """A rows file in `folder` with a picture for each row; `picture` overrides its bytes."""
     folder = pathlib.Path(folder)
@@ -19,13 +20,19 @@ def written(folder, rows):
     (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     return str(folder / "rows.jsonl")
 
+
 def row(identity, **changes):
     return {"id": identity, "question": "what is it ?", "chosen": "a cat", "rejected": "a dog", **changes}
 
 
 def test_all_reasons_are_in_one_report():
     with tempfile.TemporaryDirectory() as folder:
-        rows = [row("good"), row("broken", broken=True), row("equal", rejected="a cat"), row("long", chosen="a b c d e f g h")]
+        rows = [
+            row("good"),
+            row("broken", broken=True),
+            row("equal", rejected="a cat"),
+            row("long", chosen="a b c d e f g h"),
+        ]
         options = RowOptions(dataset_name=written(folder, rows), report=f"{folder}/report.jsonl")
         count = lambda row, answer: len(answer.split())  # noqa: E731
         with pytest.raises(BadInput) as refused:

@@ -13,7 +13,12 @@ def test_a_folder_is_told_from_a_hub_name():
     with tempfile.TemporaryDirectory() as folder:
         saved = str(save_vlm(*small_vlm_for_tests(), pathlib.Path(folder) / "model"))
         assert load_processor(saved).image_processor is not None
-        for name, message in ((folder, "no config.json"), (f"{folder}/no-such", "is no folder"), ("./no-such", "is no folder"), ("a/b/c", "is no folder")):
+        for name, message in (
+            (folder, "no config.json"),
+            (f"{folder}/no-such", "is no folder"),
+            ("./no-such", "is no folder"),
+            ("a/b/c", "is no folder"),
+        ):
             with pytest.raises(BadInput, match=message):
                 load_processor(name)
 
@@ -38,5 +43,12 @@ def test_lora_adapts_the_language_model_alone():
         model = load_for_training(ModelConfig(model_name_or_path=saved), trust_remote_code=False)
         assert adapter_config(ModelConfig(), model) is None
         config = adapter_config(ModelConfig(use_peft=True, lora_r=4), model)
-        assert config.r == 4 and config.target_modules and not any("vision" in name or "projector" in name for name in config.target_modules)
-        assert adapter_config(ModelConfig(use_peft=True, lora_target_modules=["q_proj"]), model).target_modules in ("q_proj", {"q_proj"})
+        assert (
+            config.r == 4
+            and config.target_modules
+            and not any("vision" in name or "projector" in name for name in config.target_modules)
+        )
+        assert adapter_config(ModelConfig(use_peft=True, lora_target_modules=["q_proj"]), model).target_modules in (
+            "q_proj",
+            {"q_proj"},
+        )

@@ -10,11 +10,24 @@ from mfpo.commands.options import BadInput
 from mfpo.data.rows import read_rows
 
 ROWS = [
-    {"id": "cat", "image": "cat.png", "question": "What is in the picture?", "chosen": "A cat looks into the camera.",
-     "rejected": "A cat and a dog look into the camera.", "objects": [{"name": "cat", "box": [60, 10, 430, 290]}]},
-    {"id": "coffee", "image": "coffee.png", "question": "What is on the table?", "chosen": "A cup of coffee and a spoon on a saucer.",
-     "rejected": "A cup of coffee, a spoon and a plate of biscuits.", "objects": [{"name": "cup", "box": [170, 60, 430, 330]}]},
+    {
+        "id": "cat",
+        "image": "cat.png",
+        "question": "What is in the picture?",
+        "chosen": "A cat looks into the camera.",
+        "rejected": "A cat and a dog look into the camera.",
+        "objects": [{"name": "cat", "box": [60, 10, 430, 290]}],
+    },
+    {
+        "id": "coffee",
+        "image": "coffee.png",
+        "question": "What is on the table?",
+        "chosen": "A cup of coffee and a spoon on a saucer.",
+        "rejected": "A cup of coffee, a spoon and a plate of biscuits.",
+        "objects": [{"name": "cup", "box": [170, 60, 430, 330]}],
+    },
 ]
+
 
 def photographs(folder, rows=ROWS):
     """A rows file and its pictures in `folder`; returns the words that name them."""
@@ -24,6 +37,7 @@ def photographs(folder, rows=ROWS):
     Image.fromarray(skimage.data.coffee()).save(folder / "photos" / "coffee.png")
     (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     return ["--rows", f"{folder}/rows.jsonl", "--images", f"{folder}/photos"]
+
 
 def run(*words):
     """Standard error of `mfpo negatives`."""
@@ -56,9 +70,12 @@ def test_photographs_become_rows_with_negatives():
 
 def test_options_are_the_settings_of_the_library():
     from mfpo.data.negatives import negative_preset
+
     assert NegativesOptions().config == negative_preset("mfpo")
     given = NegativesOptions(preset="mdpo", crop_scale=[0.1, 0.3], seed=4, top_k=2).config
-    assert given.corruption == negative_preset("mdpo", crop_scale=(0.1, 0.3), seed=4).corruption and given.keywords.top_k == 2
+    assert (
+        given.corruption == negative_preset("mdpo", crop_scale=(0.1, 0.3), seed=4).corruption and given.keywords.top_k == 2
+    )
     for wrong in ({"step": 1000}, {"kind": "crop"}, {"area_cap": 0.0}, {"preview": -1}):
         with pytest.raises(ValueError, match=next(iter(wrong)) if wrong != {"kind": "crop"} else "where"):
             NegativesOptions(**wrong)
@@ -66,10 +83,17 @@ def test_options_are_the_settings_of_the_library():
 
 def test_finders_are_found_by_name():
     from mfpo.data.regions import AnnotatedRegions, NoRegions
-    assert isinstance(finder_for("auto", ["id", "objects"]), AnnotatedRegions) and isinstance(finder_for("auto", ["id"]), NoRegions)
+
+    assert isinstance(finder_for("auto", ["id", "objects"]), AnnotatedRegions) and isinstance(
+        finder_for("auto", ["id"]), NoRegions
+    )
     assert finder_for("mfpo.data.regions:find_regions", []) is sys.modules["mfpo.data.regions"].find_regions
-    for name, message in (("annotation", "no column objects"), ("detector", "give auto"), ("no.such:thing", "cannot be imported"),
-                          ("mfpo.data.regions:nothing", "cannot be imported")):
+    for name, message in (
+        ("annotation", "no column objects"),
+        ("detector", "give auto"),
+        ("no.such:thing", "cannot be imported"),
+        ("mfpo.data.regions:nothing", "cannot be imported"),
+    ):
         with pytest.raises(BadInput, match=message):
             finder_for(name, ["id"])
 

@@ -4,6 +4,7 @@ from mfpo.commands.options import *  # noqa: F403
 import contextlib, dataclasses, io, pathlib, tempfile
 import pytest
 
+
 @dataclasses.dataclass
 class Settings:
     learning_rate: float = 1e-5
@@ -15,6 +16,7 @@ class Settings:
         if self.learning_rate <= 0:
             raise ValueError(f"learning_rate={self.learning_rate} must be above 0")
 
+
 def parsed(*words, file=None, **defaults):
     """Settings from words and from the text of a settings file."""
     with tempfile.TemporaryDirectory() as folder:
@@ -23,6 +25,7 @@ def parsed(*words, file=None, **defaults):
             path.write_text(file)
             words = (*words, "--config", str(path))
         return parse_options([Settings], words, "mfpo example", "An example.", **defaults)[0]
+
 
 def refusal(*words, file=None):
     """(exit code, message)."""
@@ -44,8 +47,12 @@ def test_flags_win_over_the_file_and_the_file_over_defaults():
 
 
 def test_what_cannot_be_is_refused_with_its_place():
-    for file, part in (("step: 7", "unknown option step (did you mean steps?)"), ("steps: many", "steps: 'many' cannot be"),
-                       ("steps: [1, 2]", "one value is expected"), ("fast: perhaps", "fast: 'perhaps' cannot be")):
+    for file, part in (
+        ("step: 7", "unknown option step (did you mean steps?)"),
+        ("steps: many", "steps: 'many' cannot be"),
+        ("steps: [1, 2]", "one value is expected"),
+        ("fast: perhaps", "fast: 'perhaps' cannot be"),
+    ):
         code, message = refusal(file=file)
         assert code == 2 and part in message and "run.yaml" in message
     assert refusal("--stps", "3")[0] == 2 and refusal("--learning_rate", "-1")[0] == 2

@@ -12,20 +12,52 @@ from mfpo.data.rows import dataset_of, write_rows
 from mfpo.model.small import small_vlm_for_tests
 from mfpo.model.vlm import load_vlm, save_vlm
 
+
 def prepared(folder, **changes):
     """Words for `mfpo train`: a small model and six rows with negatives in `folder`; `changes` maps a row number to new cells."""
     folder = pathlib.Path(folder)
-    pictures = [Image.fromarray(skimage.data.chelsea()).resize((80, 64)), Image.fromarray(skimage.data.coffee()).resize((80, 64))]
-    rows = [{"id": f"row-{k}", "image": pictures[k % 2], "question": "what is it ?", "chosen": ("a cat", "a cup")[k % 2],
-             "rejected": ("a dog and a cat", "a cup and a plate")[k % 2]} for k in range(6)]
+    pictures = [
+        Image.fromarray(skimage.data.chelsea()).resize((80, 64)),
+        Image.fromarray(skimage.data.coffee()).resize((80, 64)),
+    ]
+    rows = [
+        {
+            "id": f"row-{k}",
+            "image": pictures[k % 2],
+            "question": "what is it ?",
+            "chosen": ("a cat", "a cup")[k % 2],
+            "rejected": ("a dog and a cat", "a cup and a plate")[k % 2],
+        }
+        for k in range(6)
+    ]
     for number, cells in changes.items():
         rows[int(number.removeprefix("row"))].update(cells)
     noise = NegativeConfig(where="global", corruption=Corruption(schedule="linear"))
     write_rows(build_negatives(dataset_of(rows), None, noise, progress=False), folder / "rows.parquet")
     save_vlm(*small_vlm_for_tests(), folder / "model")
-    return ["--dataset_name", f"{folder}/rows.parquet", "--model_name_or_path", f"{folder}/model", "--output_dir", f"{folder}/run",
-            "--use_peft", "--lora_r", "4", "--learning_rate", "1e-3", "--per_device_train_batch_size", "2", "--num_train_epochs", "1",
-            "--logging_steps", "1", "--disable_tqdm", "true", "--use_cpu"]
+    return [
+        "--dataset_name",
+        f"{folder}/rows.parquet",
+        "--model_name_or_path",
+        f"{folder}/model",
+        "--output_dir",
+        f"{folder}/run",
+        "--use_peft",
+        "--lora_r",
+        "4",
+        "--learning_rate",
+        "1e-3",
+        "--per_device_train_batch_size",
+        "2",
+        "--num_train_epochs",
+        "1",
+        "--logging_steps",
+        "1",
+        "--disable_tqdm",
+        "true",
+        "--use_cpu",
+    ]
+
 
 def run(*words):
     """Standard error of `mfpo train`."""
@@ -69,9 +101,31 @@ def test_a_curriculum_measures_difficulty_once():
 
 def test_options_have_trls_names():
     with tempfile.TemporaryDirectory() as folder:
-        options, config, model_args = parse(["--dataset_name", "x", "--model_name_or_path", "m", "--output_dir", folder, "--beta", "0.2",
-                                             "--objective", "dpo", "--use_peft", "--lora_alpha", "8", "--lr_scheduler_type", "cosine", "--use_cpu"])
+        options, config, model_args = parse(
+            [
+                "--dataset_name",
+                "x",
+                "--model_name_or_path",
+                "m",
+                "--output_dir",
+                folder,
+                "--beta",
+                "0.2",
+                "--objective",
+                "dpo",
+                "--use_peft",
+                "--lora_alpha",
+                "8",
+                "--lr_scheduler_type",
+                "cosine",
+                "--use_cpu",
+            ]
+        )
         assert (config.beta, config.objective, model_args.lora_alpha, config.save_steps) == (0.2, "dpo", 8, 0.1)
-    for words in (["--resume_from_checkpoint", "x"], ["--model_init_kwargs", '{"dtype": "float32"}'], ["--eval_strategy", "epoch"]):
+    for words in (
+        ["--resume_from_checkpoint", "x"],
+        ["--model_init_kwargs", '{"dtype": "float32"}'],
+        ["--eval_strategy", "epoch"],
+    ):
         with tempfile.TemporaryDirectory() as folder, pytest.raises(BadInput, match=words[0]):
             run(*prepared(folder), *words)

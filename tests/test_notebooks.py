@@ -1,4 +1,5 @@
 """Every notebook but the pipeline's runs from top to bottom (cells marked with one of `tst_flags` in settings.ini are skipped)."""
+
 import sys
 from pathlib import Path
 
@@ -7,8 +8,11 @@ from nbdev.config import get_config
 from nbdev.test import test_nb as run_notebook
 
 ROOT = Path(__file__).resolve().parents[1]
-NOTEBOOKS = sorted(p.relative_to(ROOT).as_posix() for p in (ROOT / "nbs").rglob("*.ipynb")
-                   if not {"experiments", ".ipynb_checkpoints"} & set(p.parts))
+NOTEBOOKS = sorted(
+    p.relative_to(ROOT).as_posix()
+    for p in (ROOT / "nbs").rglob("*.ipynb")
+    if not {"experiments", ".ipynb_checkpoints"} & set(p.parts)
+)
 
 
 @pytest.mark.parametrize("notebook", NOTEBOOKS)

@@ -28,7 +28,7 @@ def test_a_base_its_pairs_and_their_difficulty():
         told = difficulty_run(str(folder / "base"), str(folder / "pairs0.parquet"), {"samples": 3, "temperature": 0.5}, str(folder / "difficulty.parquet"))
         table = pd.read_parquet(folder / "difficulty.parquet")
         assert table["id"].tolist() == read_rows(folder / "pairs0.parquet")["id"] and told["size"] == [14, 13, 13]
-        assert told["max"][0] <= told["min"][1] + 1e-12 and told["max"][1] <= told["min"][2] + 1e-12
+        assert told["kind"] == ["question"] * 3 and told["max"][0] <= told["min"][1] + 1e-12 and told["max"][1] <= told["min"][2] + 1e-12
         with pytest.raises(ValueError, match="samples is 1"):
             difficulty_run(str(folder / "base"), str(folder / "pairs0.parquet"), {}, str(folder / "no.parquet"))
 

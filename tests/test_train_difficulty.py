@@ -47,6 +47,17 @@ def test_thirds_are_equal_and_do_not_depend_on_order():
         assert (thirds(values[shuffled], [ids[i] for i in shuffled]) == stage[shuffled]).all()
 
 
+def test_groups_are_ranked_each_by_itself():
+    # Six easy questions and six hard captions: together they would be told apart, by kind each stage holds two of both.
+    values, kinds = [0, 0.1, 0.2, 0.3, 0.4, 0.5, 1.0, 1.1, 1.2, 1.3, 1.4, 1.5], ["question"] * 6 + ["caption"] * 6
+    ids = [f"r{i}" for i in range(12)]
+    assert thirds(values, ids).tolist() == [0] * 4 + [1] * 4 + [2] * 4
+    assert thirds(values, ids, kinds).tolist() == [0, 0, 1, 1, 2, 2] * 2
+    assert (thirds(values, ids, ["same"] * 12) == thirds(values, ids)).all()
+    with pytest.raises(ValueError, match="11 groups for 12 rows"):
+        thirds(values, ids, kinds[1:])
+
+
 def test_thirds_refuse_what_cannot_be_ranked():
     with pytest.raises(ValueError, match="twice.*'a'"):
         thirds([1, 2], ["a", "a"])

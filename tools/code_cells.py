@@ -1,12 +1,15 @@
-"""Write only the code of a pipeline notebook: what its DVC stage depends on.
+"""Write what a pipeline notebook computes with: its code, and the digests of the library modules that the code reaches.
 
-A stage that depended on the notebook itself would run again when a sentence of its prose is edited. So a cheap stage
-extracts the code, and the expensive one depends on that.
+A stage that depended on the notebook itself would run again when a sentence of its prose is edited, and one that depended
+on the whole library when anything in it is. So a cheap stage writes this file, and the expensive one depends on it. A module
+is reached where the code imports it, or where a module that is reached does, at its top or inside a function. Comments and
+docstrings do not count.
 
     python tools/code_cells.py nbs/experiments/train.ipynb build/code/train.py
 """
 import argparse
 import ast
+import hashlib
 import sys
 from pathlib import Path
 
@@ -56,13 +59,68 @@ def code_of(notebook: str | Path) -> str:
     return "\n\n# %%\n".join(["# The code of " + Path(notebook).name, *filter(None, sources)]) + "\n"
 
 
+def module_path(name: str) -> Path | None:
+    """The file of a module of the library; None for packages, whose `__init__` computes nothing, and for all else."""
+    path = ROOT / (name.replace(".", "/") + ".py")
+    return path if name.startswith("mfpo.") and path.is_file() else None
+
+
+def imported_modules(source: str, package: str = "") -> set[str]:
+    """Names of the library's modules that a source imports anywhere; `package` is its own, for relative imports."""
+    found = set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            above = package.split(".")[: len(package.split(".")) - node.level + 1] if node.level else []
+            origin = ".".join(filter(None, [*above, node.module]))
+            found |= {origin, *(f"{origin}.{alias.name}" for alias in node.names)}
+    lazy = lazy_names() if "mfpo" in found or any(name.startswith("mfpo.") and not module_path(name) for name in found) else {}
+    found |= {lazy[name.removeprefix("mfpo.")] for name in found if name.removeprefix("mfpo.") in lazy}
+    return {name for name in found if module_path(name)}
+
+
+def lazy_names() -> dict[str, str]:
+    """Where each name that the package hands out by itself is defined: name to module."""
+    tree = ast.parse((ROOT / "mfpo" / "__init__.py").read_text(encoding="utf-8"))
+    imports = [node for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) and node.module]
+    return {alias.asname or alias.name: f"mfpo.{node.module.removeprefix('mfpo.')}" for node in imports for alias in node.names}
+
+
+def reached_modules(source: str) -> list[str]:
+    """The library's modules that a source reaches, itself or through others, sorted."""
+    reached, new = set(), imported_modules(source)
+    while new:
+        reached |= new
+        sources = [(module_path(name).read_text(encoding="utf-8"), name.rpartition(".")[0]) for name in new]
+        new = set().union(*(imported_modules(text, package) for text, package in sources)) - reached
+    return sorted(reached)
+
+
+def code_digest(source: str) -> str:
+    """A hash of what a source computes: of its syntax tree without docstrings."""
+    tree = ast.parse(source)
+    for node in ast.walk(tree):
+        body = getattr(node, "body", None)
+        if isinstance(node, (ast.Module, ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)) and ast.get_docstring(node, False) is not None:
+            node.body = body[1:]
+    return hashlib.sha256(ast.dump(tree).encode()).hexdigest()[:16]
+
+
+def stage_text(notebook: str | Path) -> str:
+    """What a stage depends on: the notebook's code, then a line for each module of the library that it reaches."""
+    code = code_of(notebook)
+    lines = [f"# {name} {code_digest(module_path(name).read_text(encoding='utf-8'))}" for name in reached_modules(code)]
+    return "\n".join([code, *lines]) + "\n"
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("notebook", type=Path, help="a notebook under nbs/experiments")
     parser.add_argument("output", type=Path, help="the .py file to write")
     args = parser.parse_args()
     try:
-        text = code_of(args.notebook)
+        text = stage_text(args.notebook)
     except NotebookError as error:
         sys.exit(f"error: {error}")
     args.output.parent.mkdir(parents=True, exist_ok=True)

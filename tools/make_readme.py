@@ -4,6 +4,7 @@ nbdev's own command needs Quarto, which pip does not install.
 
     python tools/make_readme.py
 """
+
 import re
 from pathlib import Path
 
@@ -16,6 +17,7 @@ LINK = re.compile(r"(\]\()([^)#\s]+)")
 
 def rebase(text: str, folder: Path) -> str:
     """Links that are relative to the notebook's `folder`, made relative to the root."""
+
     def target(match: re.Match) -> str:
         path = (folder / match.group(2)).resolve()
         is_file = "://" not in match.group(2) and path.exists() and path.is_relative_to(ROOT)
@@ -26,8 +28,11 @@ def rebase(text: str, folder: Path) -> str:
 
 def printed(cell) -> str:
     """The text of a cell's stored outputs; pictures and HTML are left out."""
-    texts = [o.text if o.output_type == "stream" else o.get("data", {}).get("text/plain", "") for o in cell.outputs
-             if o.output_type in ("stream", "execute_result", "display_data") and "image/png" not in o.get("data", {})]
+    texts = [
+        o.text if o.output_type == "stream" else o.get("data", {}).get("text/plain", "")
+        for o in cell.outputs
+        if o.output_type in ("stream", "execute_result", "display_data") and "image/png" not in o.get("data", {})
+    ]
     return "\n".join(t.rstrip("\n") for t in texts if t)
 
 

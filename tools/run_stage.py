@@ -5,6 +5,7 @@
 The kernel is the running interpreter, whatever `python3` kernel the user has installed, on one thread, offline, in the
 root of the project. Values are JSON where they parse as such (`3`, `1e-4`, `true`, `[1, 2]`) and plain text otherwise.
 """
+
 import argparse
 import json
 import os
@@ -59,7 +60,9 @@ def run_notebook(notebook: Path, output: Path, parameters: dict[str, object]) ->
     unknown = sorted(set(parameters) - parameter_names(notebook))
     if unknown:
         known = ", ".join(sorted(parameter_names(notebook)))
-        raise NotebookError(f"{notebook}: the cell tagged 'parameters' does not assign {', '.join(unknown)}; it assigns {known}")
+        raise NotebookError(
+            f"{notebook}: the cell tagged 'parameters' does not assign {', '.join(unknown)}; it assigns {known}"
+        )
     import papermill
 
     output.parent.mkdir(parents=True, exist_ok=True)
@@ -72,8 +75,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("notebook", type=Path, help="a notebook under nbs/experiments")
     parser.add_argument("output", type=Path, help="the executed notebook to write")
-    parser.add_argument("-p", dest="parameters", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"),
-                        help="set a name of the notebook's parameters cell; may be repeated")
+    parser.add_argument(
+        "-p",
+        dest="parameters",
+        nargs=2,
+        action="append",
+        default=[],
+        metavar=("NAME", "VALUE"),
+        help="set a name of the notebook's parameters cell; may be repeated",
+    )
     args = parser.parse_args()
     os.chdir(ROOT)
     from papermill.exceptions import PapermillExecutionError
@@ -85,8 +95,10 @@ def main() -> None:
     except PapermillExecutionError as error:
         trace = [re.sub(r"\x1b\[[0-9;]*m", "", line) for entry in error.traceback for line in entry.split("\n")]
         print("\n".join(trace[-TRACEBACK_LINES:]), file=sys.stderr)
-        sys.exit(f"error: {args.notebook} failed in cell {error.exec_count}: {error.ename}: {error.evalue}\n"
-                 f"what ran before is in {args.output}")
+        sys.exit(
+            f"error: {args.notebook} failed in cell {error.exec_count}: {error.ename}: {error.evalue}\n"
+            f"what ran before is in {args.output}"
+        )
 
 
 if __name__ == "__main__":

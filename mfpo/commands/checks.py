@@ -25,13 +25,23 @@ class RowOptions:
     """Where rows are, and what happens to bad ones. The names are TRL's where TRL has one."""
 
     dataset_name: str | None = field(
-        default=None, metadata={"help": "Rows: a .parquet (as `mfpo negatives` writes it), .jsonl or .json file, a folder, or a data set of the hub."}
+        default=None,
+        metadata={
+            "help": "Rows: a .parquet (as `mfpo negatives` writes it), .jsonl or .json file, a folder, or a hub name."
+        },
     )
-    images: str | None = field(default=None, metadata={"help": "Folder of the images. Default: the folder that the rows are in."})
+    images: str | None = field(
+        default=None, metadata={"help": "Folder of the images. Default: the folder that the rows are in."}
+    )
     columns: str | None = field(
-        default=None, metadata={"help": "Our column names to yours where they differ, as JSON: '{\"chosen\": \"better\", \"rejected\": \"worse\"}'."}
+        default=None,
+        metadata={
+            "help": 'Our column names to yours where they differ: \'{"chosen": "better", "rejected": "worse"}\'.'
+        },
     )
-    skip_bad: bool = field(default=False, metadata={"help": "Go on without rows that cannot be used, after naming them."})
+    skip_bad: bool = field(
+        default=False, metadata={"help": "Go on without rows that cannot be used, after naming them."}
+    )
     report: str | None = field(default=None, metadata={"help": "File for the full report on bad rows, as JSON lines."})
 
     def __post_init__(self) -> None:
@@ -41,8 +51,10 @@ class RowOptions:
                 self.column_names = json.loads(self.columns) if isinstance(self.columns, str) else dict(self.columns)
             except ValueError as error:
                 raise ValueError(f"--columns {self.columns!r} is not JSON ({error})") from error
-            if not isinstance(self.column_names, dict) or not all(isinstance(v, str) for v in self.column_names.values()):
-                raise ValueError(f"--columns {self.columns!r}: give an object of texts, such as {{\"chosen\": \"better\"}}")
+            if not isinstance(self.column_names, dict) or not all(
+                isinstance(v, str) for v in self.column_names.values()
+            ):
+                raise ValueError(f'--columns {self.columns!r}: give an object of texts, such as {{"chosen": "better"}}')
 
 # %% ../../nbs/commands/checks.ipynb #906e43ea
 def say(text: str) -> None:
@@ -55,7 +67,8 @@ def checked_rows(
     options: RowOptions,
     split: str,  # of a source with splits
     needs: tuple[str, ...] = (),  # further columns that every row must fill
-    count_tokens: Callable[[Mapping[str, Any], str], int] | None = None,  # as `mfpo.data.preferences.check_lengths` takes it
+    count_tokens: Callable[[Mapping[str, Any], str], int]
+    | None = None,  # as `mfpo.data.preferences.check_lengths` takes it
     max_length: int | None = None,  # tokens of a whole row; None: no limit
 ) -> "datasets.Dataset":
     """The rows that can be used. Raises `BadInput` with one report on all others, unless `options.skip_bad`.
@@ -78,7 +91,12 @@ def _read(options: RowOptions, split: str):
     """(good rows, report on the others)."""
     from mfpo.data.preferences import PreferenceError, Report, read_preferences
 
-    arguments = {"source": options.dataset_name, "images": options.images, "split": split, "columns": options.column_names or None}
+    arguments = {
+        "source": options.dataset_name,
+        "images": options.images,
+        "split": split,
+        "columns": options.column_names or None,
+    }
     try:
         return read_preferences(**arguments), Report(str(options.dataset_name))
     except PreferenceError as error:
@@ -100,8 +118,11 @@ def _empty_cells(rows: "datasets.Dataset", needs: tuple[str, ...]):
     report, table = Report("cells", total=len(rows)), rows.with_format("arrow")
     for name in needs:
         empty = table.select_columns([name])[:][name].is_null().to_pylist()
-        report.rows += [Problem(rows[k]["id"], f"row {k}", f"no {name}", f"it has no {name!r}", "make it, or leave the row out")
-                        for k, is_empty in enumerate(empty) if is_empty]
+        report.rows += [
+            Problem(rows[k]["id"], f"row {k}", f"no {name}", f"it has no {name!r}", "make it, or leave the row out")
+            for k, is_empty in enumerate(empty)
+            if is_empty
+        ]
     return report
 
 
@@ -113,6 +134,7 @@ def _measured(rows: "datasets.Dataset", report: Any, count_tokens: Callable, max
 
     rows = without_bad(rows, report)
     with tqdm(total=2 * len(rows), desc="measuring rows", unit="answer", disable=not is_main_process()) as bar:
+
         def counted(row: Mapping[str, Any], answer: str) -> int:
             bar.update()
             return count_tokens(row, answer)

@@ -58,7 +58,10 @@ def _converted(action: argparse.Action, value: Any) -> Any:
     if isinstance(value, list):
         if action.nargs not in ("*", "+"):
             raise ValueError("one value is expected, not a list")
-        return [_converted(argparse.Action([], action.dest, type=action.type, choices=action.choices), item) for item in value]
+        return [
+            _converted(argparse.Action([], action.dest, type=action.type, choices=action.choices), item)
+            for item in value
+        ]
     if action.type is not None:
         try:
             value = action.type(str(value))
@@ -88,8 +91,12 @@ def _apply_config(parser: Any, path: str) -> None:
     actions = {action.dest: action for action in parser._actions if action.dest not in ("help", "config")}
     unknown = [name for name in config if name not in actions]
     if unknown:
-        near = [f"{name} (did you mean {close[0]}?)" if (close := difflib.get_close_matches(str(name), actions, 1)) else str(name)
-                for name in unknown]
+        near = [
+            f"{name} (did you mean {close[0]}?)"
+            if (close := difflib.get_close_matches(str(name), actions, 1))
+            else str(name)
+            for name in unknown
+        ]
         parser.error(f"--config {path}: unknown option {', '.join(near)}; '{parser.prog} --help' lists them")
     values = {}
     for name, value in config.items():
@@ -124,7 +131,7 @@ def parse_options(
     if path is not None and not {"-h", "--help"} & set(words):
         _apply_config(parser, path)
     try:
-        return parser.parse_args_into_dataclasses(args=words, look_for_args_file=False)[:len(kinds)]
+        return parser.parse_args_into_dataclasses(args=words, look_for_args_file=False)[: len(kinds)]
     except ValueError as error:  # from a dataclass, or for words that are no option
         parser.error(str(error))
 

@@ -14,7 +14,15 @@ from pathlib import Path
 from typing import Any, Sequence
 
 from .checks import RowOptions, checked_rows, say
-from .options import BadInput, bad_input, end_processes, is_main_process, parse_options, quiet_libraries, require
+from mfpo.commands.options import (
+    BadInput,
+    bad_input,
+    end_processes,
+    is_main_process,
+    parse_options,
+    quiet_libraries,
+    require,
+)
 
 # %% ../../nbs/commands/train.ipynb #23b648ba
 PROG = "mfpo train"
@@ -25,14 +33,23 @@ class TrainOptions(RowOptions):
     """What `mfpo train` adds to TRL's options."""
 
     dataset_train_split: str = field(default="train", metadata={"help": "Split to train on, of a source with splits."})
-    eval_dataset_name: str | None = field(default=None, metadata={"help": "Held-out rows, scored as --eval_strategy says and at the end."})
+    eval_dataset_name: str | None = field(
+        default=None, metadata={"help": "Held-out rows, scored as --eval_strategy says and at the end."}
+    )
     curriculum: str = field(
-        default="joint", metadata={"help": "All rows together, or in thirds by difficulty.", "choices": ["joint", "easy_to_hard", "hard_to_easy"]}
+        default="joint",
+        metadata={
+            "help": "All rows together, or in thirds by difficulty.",
+            "choices": ["joint", "easy_to_hard", "hard_to_easy"],
+        },
     )
     difficulty: str = field(
         default="token_entropy",
-        metadata={"help": "What makes a row hard, where rows have no column `stage`: how unsure the model is of the next words of the chosen "
-                  "answer, or how many things a few sampled answers mean.", "choices": ["token_entropy", "semantic_entropy"]},
+        metadata={
+            "help": "What makes a row hard, where rows have no column `stage`: how unsure the model is of the next "
+            "words of the chosen answer, or how many things a few sampled answers mean.",
+            "choices": ["token_entropy", "semantic_entropy"],
+        },
     )
     difficulty_samples: int = field(default=6, metadata={"help": "Answers sampled for semantic_entropy."})
     difficulty_temperature: float = field(default=0.5, metadata={"help": "Their temperature."})
@@ -40,8 +57,10 @@ class TrainOptions(RowOptions):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.difficulty_samples < 2 or self.difficulty_temperature <= 0:
-            raise ValueError(f"difficulty_samples={self.difficulty_samples}, difficulty_temperature={self.difficulty_temperature}: "
-                             "at least 2 samples at a temperature above 0 are needed")
+            raise ValueError(
+                f"difficulty_samples={self.difficulty_samples}, difficulty_temperature={self.difficulty_temperature}: "
+                "at least 2 samples at a temperature above 0 are needed"
+            )
 
 
 def parse(argv: Sequence[str]) -> tuple[TrainOptions, Any, Any]:
@@ -55,13 +74,17 @@ def parse(argv: Sequence[str]) -> tuple[TrainOptions, Any, Any]:
     defaults: dict[str, Any] = {"save_steps": 0.1, "save_total_limit": 2}
     if not torch.accelerator.is_available():
         defaults |= {"bf16": False, "dataloader_pin_memory": False}
-    options, config, model_args = parse_options([TrainOptions, MFPOConfig, ModelConfig], argv, PROG, __doc__, **defaults)
+    options, config, model_args = parse_options(
+        [TrainOptions, MFPOConfig, ModelConfig], argv, PROG, __doc__, **defaults
+    )
     require(PROG, options, "dataset_name")
     require(PROG, model_args, "model_name_or_path")
     return options, config, model_args
 
 # %% ../../nbs/commands/train.ipynb #f2083659
-def _difficulties(options: TrainOptions, model: Any, rows: Any, encoder: Any, batch_size: int, seed: int) -> list[float]:
+def _difficulties(
+    options: TrainOptions, model: Any, rows: Any, encoder: Any, batch_size: int, seed: int
+) -> list[float]:
     """The difficulty of each row, nats."""
     from accelerate.utils import send_to_device
     from tqdm.auto import tqdm
@@ -70,8 +93,18 @@ def _difficulties(options: TrainOptions, model: Any, rows: Any, encoder: Any, ba
         from mfpo.evaluate.answers import generate_answers
         from mfpo.train.difficulty import answer_entropy
 
-        answers = generate_answers(model, encoder.processor, rows["image"], rows["question"], ids=rows["id"], samples=options.difficulty_samples,
-                                   temperature=options.difficulty_temperature, seed=seed, batch_size=batch_size, progress=True)
+        answers = generate_answers(
+            model,
+            encoder.processor,
+            rows["image"],
+            rows["question"],
+            ids=rows["id"],
+            samples=options.difficulty_samples,
+            temperature=options.difficulty_temperature,
+            seed=seed,
+            batch_size=batch_size,
+            progress=True,
+        )
         return [answer_entropy(samples) for samples in answers]
     from mfpo.train.collator import PreferenceCollator
     from mfpo.train.difficulty import token_entropy
@@ -85,14 +118,19 @@ def _difficulties(options: TrainOptions, model: Any, rows: Any, encoder: Any, ba
 
 
 def with_stages(options: TrainOptions, config: Any, model: Any, rows: Any, encoder: Any) -> Any:
-    """Rows with a column `stage`, 0 (easy) to 2 (hard), where the curriculum needs one; the base model's verdict is kept in
-    `<output_dir>.difficulty.json`."""
+    """Rows with a column `stage`, 0 (easy) to 2 (hard), where the curriculum needs one; what the base model said is kept
+    in `<output_dir>.difficulty.json`."""
     from mfpo.settings import write_atomic
     from mfpo.train.difficulty import thirds
 
     if options.curriculum == "joint" or "stage" in rows.column_names:
         return rows
-    made_with = {"measure": options.difficulty, "ids": list(rows["id"]), "model": str(model.config._name_or_path), "seed": config.seed}
+    made_with = {
+        "measure": options.difficulty,
+        "ids": list(rows["id"]),
+        "model": str(model.config._name_or_path),
+        "seed": config.seed,
+    }
     kept = Path(f"{str(config.output_dir).rstrip('/')}.difficulty.json")
     with config.main_process_first(local=False, desc="difficulty"):
         stored = json.loads(kept.read_text(encoding="utf-8")) if kept.exists() else {}
@@ -100,11 +138,14 @@ def with_stages(options: TrainOptions, config: Any, model: Any, rows: Any, encod
             values = _difficulties(options, model, rows, encoder, config.per_device_eval_batch_size, config.seed)
             stored = made_with | {"difficulty": values}
             write_atomic(kept, json.dumps(stored))
-    return rows.add_column("difficulty", stored["difficulty"]).add_column("stage", thirds(stored["difficulty"], rows["id"]).tolist())
+    return rows.add_column("difficulty", stored["difficulty"]).add_column(
+        "stage", thirds(stored["difficulty"], rows["id"]).tolist()
+    )
 
 # %% ../../nbs/commands/train.ipynb #336c72d0
 def _count_tokens(encoder: Any, images: tuple[str, ...]):
     """Tokens of a whole row with one of its answers; the picture that takes more of them counts."""
+
     def count(row: Any, answer: str) -> int:
         prompts = [encoder.prompt(row["question"], row[name])["input_ids"].shape[1] for name in images]
         return max(prompts) + len(encoder.answer(row["question"], answer))
@@ -119,26 +160,35 @@ def _rows(options: TrainOptions, config: Any, encoder: Any) -> tuple[Any, Any]:
     from mfpo.train.collator import IMAGE_COLUMNS
 
     images = tuple(dict.fromkeys(IMAGE_COLUMNS[arm.image] for arm in config.make_objective().arms))
-    checks = {"needs": images[1:], "count_tokens": _count_tokens(encoder, images),
-              "max_length": config.max_length if config.truncation == "refuse" else None}
+    checks = {
+        "needs": images[1:],
+        "count_tokens": _count_tokens(encoder, images),
+        "max_length": config.max_length if config.truncation == "refuse" else None,
+    }
     say(f"checking the rows of {options.dataset_name}")
     rows = checked_rows(options, options.dataset_train_split, **checks)
     if options.eval_dataset_name is None:
         if config.eval_strategy != "no":
-            raise BadInput(f"--eval_strategy {getattr(config.eval_strategy, 'value', config.eval_strategy)} needs rows: --eval_dataset_name")
+            raise BadInput(
+                "--eval_strategy needs rows to score: --eval_dataset_name"
+            )
         return rows, None
-    return rows, checked_rows(replace(options, dataset_name=options.eval_dataset_name), options.dataset_train_split, **checks)
+    return rows, checked_rows(
+        replace(options, dataset_name=options.eval_dataset_name), options.dataset_train_split, **checks
+    )
 
 
 def _refuse_without_effect(config: Any) -> None:
     if config.resume_from_checkpoint is not None:
-        raise BadInput("--resume_from_checkpoint: leave it out; the same command with the same --output_dir goes on by itself")
+        raise BadInput(
+            "--resume_from_checkpoint: leave it out; the same command with the same --output_dir goes on by itself"
+        )
     if config.model_init_kwargs:
         raise BadInput("--model_init_kwargs has no effect here: use --dtype, --attn_implementation, --model_revision")
 
 
 def _publish(weights: Path, folder: Path) -> None:
-    """The last stage's files also in `folder` itself, where TRL leaves them; linked where the file system can, else copied."""
+    """The last stage's files also in `folder` itself, where TRL leaves them; linked where that can be, else copied."""
     for file in sorted(weights.iterdir()):
         beside = folder / f".{file.name}.part"
         beside.unlink(missing_ok=True)
@@ -155,7 +205,9 @@ def summary(history: Sequence[dict[str, Any]]) -> str:
     for stage in dict.fromkeys(entry["stage"] for entry in history):
         logged = [entry for entry in history if entry["stage"] == stage and "loss" in entry]
         if logged:
-            names = [n for n in ("loss", "gap/text", "gap/image", "rewards/chosen_original", "fairness") if n in logged[-1]]
+            names = [
+                n for n in ("loss", "gap/text", "gap/image", "rewards/chosen_original", "fairness") if n in logged[-1]
+            ]
             shown = logged[:1] if len(logged) == 1 else [logged[0], logged[-1]]
             values = ", ".join(f"{n} {' → '.join(format(entry[n], '.3f') for entry in shown)}" for n in names)
             lines.append(f"{stage}, step {' → '.join(str(entry['step']) for entry in shown)}: {values}")
@@ -171,7 +223,9 @@ def main(argv: Sequence[str]) -> None:
     from mfpo.train.collator import RowEncoder
     from mfpo.train.curriculum import plan_stages, train_curriculum
 
-    processor = load_processor(model_args.model_name_or_path, revision=model_args.model_revision, trust_remote_code=config.trust_remote_code)
+    processor = load_processor(
+        model_args.model_name_or_path, revision=model_args.model_revision, trust_remote_code=config.trust_remote_code
+    )
     with bad_input():
         encoder = RowEncoder(processor, config.encoder_cache_mb)
     rows, held_out = _rows(options, config, encoder)
@@ -181,8 +235,16 @@ def main(argv: Sequence[str]) -> None:
         stages = plan_stages(with_stages(options, config, model, rows, encoder), options.curriculum)
     folder = Path(config.output_dir)
     try:
-        run = train_curriculum(model, stages, config, folder, processor=processor, peft_config=adapter_config(model_args, model),
-                               eval_rows=held_out, encoder=encoder)
+        run = train_curriculum(
+            model,
+            stages,
+            config,
+            folder,
+            processor=processor,
+            peft_config=adapter_config(model_args, model),
+            eval_rows=held_out,
+            encoder=encoder,
+        )
     except FileExistsError as error:
         raise BadInput(str(error)) from error
     if is_main_process():

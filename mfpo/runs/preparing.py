@@ -87,7 +87,8 @@ def pairs_run(base: str, scenes: str, pairs: Mapping[str, Any], sampling: Mappin
 def difficulty_run(base: str, pairs: str, sampling: Mapping[str, Any], out: str) -> dict[str, Any]:
     """Semantic entropy of the base's sampled answers to every row, and its third: parquet of `id`, `difficulty` (nats), `stage`.
 
-    Two answers mean the same when they name the same objects, or say yes or no alike.
+    Two answers mean the same when they name the same objects, or say yes or no alike. Captions and questions are ranked each
+    by themselves, for their entropies are not on one scale.
     """
     import pandas as pd
 
@@ -102,10 +103,11 @@ def difficulty_run(base: str, pairs: str, sampling: Mapping[str, Any], out: str)
         raise ValueError(f"difficulty: samples is {drawn.samples}; entropy needs 2 or more")
     answers = generate_answers(model, processor, list(rows["image"]), list(rows["question"]), ids=list(rows["id"]), **drawn.options())
     entropy = [answer_entropy(a, same_meaning) for a in answers]
-    table = pd.DataFrame({"id": list(rows["id"]), "difficulty": entropy, "stage": thirds(entropy, rows["id"])})
+    kinds = ["caption" if question == CAPTION_QUESTION else "question" for question in rows["question"]]
+    table = pd.DataFrame({"id": list(rows["id"]), "difficulty": entropy, "stage": thirds(entropy, rows["id"], kinds)})
     Path(out).parent.mkdir(parents=True, exist_ok=True)
     table.to_parquet(out)
-    return table.groupby("stage")["difficulty"].agg(["min", "mean", "max", "size"]).reset_index().to_dict("list")
+    return table.assign(kind=kinds).groupby(["kind", "stage"])["difficulty"].agg(["min", "mean", "max", "size"]).reset_index().to_dict("list")
 
 
 def same_meaning(first: str, second: str) -> bool:

@@ -103,8 +103,12 @@ def token_entropy(
 STAGES = ("easy", "medium", "hard")
 
 
-def thirds(difficulty: Sequence[float], ids: Sequence[str]) -> np.ndarray:
-    """The stage of each row, int64 (rows,): 0 the easiest third, 1, 2 the hardest; sizes differ by at most one.
+def thirds(
+    difficulty: Sequence[float],
+    ids: Sequence[str],
+    groups: Sequence[str] | None = None,  # the kind of each row; None ranks all together
+) -> np.ndarray:
+    """The stage of each row, int64 (rows,): 0 the easiest third, 1, 2 the hardest; sizes, within a group, differ by at most one.
 
     Raises `ValueError` for lengths that differ, an id that occurs twice, or a difficulty that is not a number, naming
     the rows.
@@ -121,7 +125,11 @@ def thirds(difficulty: Sequence[float], ids: Sequence[str]) -> np.ndarray:
         raise ValueError(f"difficulty is not a number in rows {bad}; measure them again or leave them out")
     ties = [hashlib.blake2b(n.encode("utf-8"), digest_size=8).digest() for n in names]
     order = sorted(range(len(names)), key=lambda i: (values[i], ties[i]))
-    stage = np.empty(len(names), dtype=np.int64)
-    for number, part in enumerate(np.array_split(np.asarray(order, dtype=np.int64), len(STAGES))):
-        stage[part] = number
+    kinds = np.asarray([""] * len(names) if groups is None else [str(g) for g in groups])
+    if len(kinds) != len(names):
+        raise ValueError(f"{len(kinds)} groups for {len(names)} rows; give one each")
+    stage, ranked = np.empty(len(names), dtype=np.int64), np.asarray(order, dtype=np.int64)
+    for kind in np.unique(kinds):
+        for number, part in enumerate(np.array_split(ranked[kinds[ranked] == kind], len(STAGES))):
+            stage[part] = number
     return stage
