@@ -2,8 +2,7 @@
 #
 #   PYTHON         the interpreter that the environment is made with (default python3; 3.11 or newer, as the pinned set needs it)
 #   VENV           where the environment lies (default .venv)
-#   TORCH_OPTIONS  further options for installing torch, for example
-#                  TORCH_OPTIONS="--index-url https://download.pytorch.org/whl/cpu"
+#   TORCH_OPTIONS  further options of pip for torch, for example another index
 
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c

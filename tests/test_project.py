@@ -250,3 +250,57 @@ def test_readme_shows_prose_code_and_printed_text(tmp_path):
         make_readme.rebase("[a](settings.ipynb) [b](https://x.y/z)", ROOT / "nbs")
         == "[a](nbs/settings.ipynb) [b](https://x.y/z)"
     )
+
+
+@pytest.fixture
+def library(tmp_path, monkeypatch):
+    """A library of four modules in a folder of its own, and a pipeline notebook that imports one of them."""
+    package = tmp_path / "mfpo"
+    (package / "data").mkdir(parents=True)
+    texts = {
+        "__init__.py": "if False:\n    from .lazy import late\n",
+        "data/__init__.py": "",
+        "first.py": "from .data.second import g\n\ndef f():\n    \"\"\"Doc.\"\"\"\n    return g()\n",
+        "data/second.py": "def g():\n    from ..third import h\n    return h\n",
+        "third.py": "h = 1\n",
+        "lazy.py": "late = 1\n",
+        "unused.py": "x = 1\n",
+    }
+    for name, text in texts.items():
+        (package / name).write_text(text)
+    monkeypatch.setattr(code_cells, "ROOT", tmp_path)
+    return package, notebook_of(("x = 1", ["parameters"]), "from mfpo.first import f", folder=tmp_path)
+
+
+def test_a_stage_depends_on_all_modules_that_it_reaches_and_on_no_other(library):
+    package, notebook = library
+    assert code_cells.reached_modules(code_cells.code_of(notebook)) == ["mfpo.data.second", "mfpo.first", "mfpo.third"]
+    before = code_cells.stage_text(notebook)
+    for name, code in (("third.py", "h = 2\n"), ("first.py", "def f():\n    return 0\n"), ("data/second.py", "g = None\n")):
+        old = (package / name).read_text()
+        (package / name).write_text(code)
+        assert code_cells.stage_text(notebook) != before, name
+        (package / name).write_text(old)
+    (package / "unused.py").write_text("x = 2\n")
+    (package / "first.py").write_text('"""New prose."""\n# and a comment\n' + (package / "first.py").read_text().replace("Doc.", "Better prose."))
+    assert code_cells.stage_text(notebook) == before
+
+
+def test_names_of_the_package_lead_to_their_modules(library):
+    assert code_cells.reached_modules("from mfpo import late") == ["mfpo.lazy"]
+    assert code_cells.reached_modules("import mfpo\nmfpo.late") == ["mfpo.lazy"]
+
+
+def test_every_module_that_a_stage_loads_is_known_to_it():
+    """What running code really imports is among what its text was found to reach."""
+    for notebook in EXPERIMENTS:
+        known = set(code_cells.reached_modules(code_cells.code_of(ROOT / notebook)))
+        assert known, notebook
+        code = (
+            "import sys, importlib, json; [importlib.import_module(m) for m in json.loads(sys.argv[1])]; "
+            "print(json.dumps([m for m in sys.modules if m.startswith('mfpo.') and getattr(sys.modules[m], '__file__', '').endswith('.py')]))"
+        )
+        top = [m for m in known if code_cells.imported_modules(code_cells.code_of(ROOT / notebook)) & {m}]
+        out = subprocess.run([sys.executable, "-c", code, json.dumps(top)], capture_output=True, text=True, check=True, cwd=ROOT)
+        loaded = {m for m in json.loads(out.stdout) if code_cells.module_path(m)}
+        assert loaded <= known, f"{notebook}: {sorted(loaded - known)}"

@@ -67,15 +67,15 @@ def module_path(name: str) -> Path | None:
 
 def imported_modules(source: str, package: str = "") -> set[str]:
     """Names of the library's modules that a source imports anywhere; `package` is its own, for relative imports."""
-    found = set()
+    found, lazy = set(), lazy_names()
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import):
-            found |= {alias.name for alias in node.names}
+            names = {alias.name for alias in node.names}
+            found |= names | (set(lazy.values()) if "mfpo" in names else set())  # `mfpo.anything` may follow
         elif isinstance(node, ast.ImportFrom):
             above = package.split(".")[: len(package.split(".")) - node.level + 1] if node.level else []
             origin = ".".join(filter(None, [*above, node.module]))
             found |= {origin, *(f"{origin}.{alias.name}" for alias in node.names)}
-    lazy = lazy_names() if "mfpo" in found or any(name.startswith("mfpo.") and not module_path(name) for name in found) else {}
     found |= {lazy[name.removeprefix("mfpo.")] for name in found if name.removeprefix("mfpo.") in lazy}
     return {name for name in found if module_path(name)}
 
