@@ -34,7 +34,7 @@ def usage() -> str:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command: 0 when all is well, 1 where an input cannot be used, 2 for a wrong call, 130 when interrupted."""
+    """Run one command: 0 when all is well, 1 if an input cannot be used, 2 for a wrong call, 130 when interrupted."""
     words = list(sys.argv[1:] if argv is None else argv)
     if words[:1] in (["-h"], ["--help"]):
         print(usage())

@@ -14,10 +14,17 @@ def test_nothing_is_fetched_and_everything_is_escaped():
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "p.png"
         picture.save(path)
-        page = Page("<script>alert(1)</script>", "a & b").heading("1 < 2").text("<b>").code("x < y").figure(picture, 'say "cheese"').figure(path, "file", width=40)
+        page = (
+            Page("<script>alert(1)</script>", "a & b").heading("1 < 2").text("<b>").code("x < y")
+            .figure(picture, 'say "cheese"').figure(path, "file", width=40)
+        )
         text = page.table(pd.DataFrame({"<i>": ["<u>"]}), "&").html()
     assert "<script" not in text and not re.search(r"(src|href)=[\"']?(https?:|//)", text)
-    assert all(tag not in text for tag in ("<b>", "<u>", "<i>")) and "1 &lt; 2" in text and 'alt="say &quot;cheese&quot;"' in text
+    assert (
+        all(tag not in text for tag in ("<b>", "<u>", "<i>"))
+        and "1 &lt; 2" in text
+        and 'alt="say &quot;cheese&quot;"' in text
+    )
     images = [base64.b64decode(code) for code in re.findall(r"base64,([A-Za-z0-9+/=]+)", text)]
     assert len(images) == 2 and all(data.startswith(b"\x89PNG") for data in images)
     assert re.findall(r'href="#(section-\d)"', text) == re.findall(r'id="(section-\d)"', text) == ["section-1"]

@@ -23,7 +23,10 @@ def test_objects_are_noised_and_nothing_else_is():
 
 def test_counts_are_one_row_a_scene_and_scores_follow():
     model, processor = build_small_vlm(world_words(), seed=0)
-    table = trust_counts(model, processor, ROWS, TrustConfig(max_new_tokens=6), score=lambda images, questions, answers: np.arange(6.0) * -1)
+    table = trust_counts(
+        model, processor, ROWS, TrustConfig(max_new_tokens=6),
+        score=lambda images, questions, answers: np.arange(6.0) * -1,
+    )
     assert list(table.index) == ROWS["id"] and table["true_objects"].tolist() == [len(o) for o in ROWS["objects"]]
     assert table["questions"].tolist() == [len(q) for q in ROWS["questions"]]
     totals = numeric(table).sum().to_dict()
@@ -32,12 +35,20 @@ def test_counts_are_one_row_a_scene_and_scores_follow():
 
 
 def test_scores_of_a_worked_table():
-    # Two scenes. First: says table, cup where table, plate are; noised: says table. Second: says dog where dog is; noised: nothing.
-    totals = dict(answers=2, answers_with_objects=2, answers_hallucinated=1, mentioned=3, hallucinated=1, true_mentioned=2, true_objects=3,
-                  true_mentions=2, lost=1, false_mentions=1, false_lost=1, unchanged=0, questions=4, correct=3, said_yes=2, unclear=0,
-                  present=2, absent=2, correct_present=2, correct_absent=1, logp_clean=-4.0, logp_noised=-10.0)
+    # Two scenes. First: says table, cup where table, plate are; noised: says table.
+    # Second: says dog where dog is; noised: nothing.
+    totals = dict(
+        answers=2, answers_with_objects=2, answers_hallucinated=1, mentioned=3, hallucinated=1, true_mentioned=2,
+        true_objects=3, true_mentions=2, lost=1, false_mentions=1, false_lost=1, unchanged=0,
+        questions=4, correct=3, said_yes=2, unclear=0, present=2, absent=2, correct_present=2, correct_absent=1,
+        logp_clean=-4.0, logp_noised=-10.0,
+    )
     scores = trust_scores(totals)
-    assert scores["CHAIRs"] == 50 and scores["CHAIRi"] == pytest.approx(100 / 3) and scores["recall"] == pytest.approx(200 / 3)
+    assert (
+        scores["CHAIRs"] == 50
+        and scores["CHAIRi"] == pytest.approx(100 / 3)
+        and scores["recall"] == pytest.approx(200 / 3)
+    )
     assert scores["F1"] == pytest.approx(200 / 3) and scores["mentions_lost"] == 50 and scores["yes_no_accuracy"] == 75
     assert scores["logp_lost"] == 3.0
 

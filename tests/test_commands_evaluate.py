@@ -16,7 +16,10 @@ from mfpo.model.vlm import lora, save_vlm
 
 
 def prepared(folder, shift=0.0):
-    """Words for `mfpo evaluate`: held-out rows, a base model, and an adapter on it whose second factor is `shift` everywhere (0: no effect)."""
+    """Words for `mfpo evaluate`: held-out rows, a base model, and an adapter on it.
+
+    The adapter's second factor is `shift` everywhere (0: no effect).
+    """
     import torch
     from peft import get_peft_model
 
@@ -93,7 +96,8 @@ def test_figures_are_those_of_the_rows():
             ("unchanged", rows["same"]),
         ):
             np.testing.assert_allclose(found[name]["estimate"], column.mean(), atol=1e-7)
-        # Rewards are beta times nats: ten times the beta, ten times the gap. An adapter alone stands for its base with itself.
+        # Rewards are beta times nats: ten times the beta, ten times the gap.
+        # An adapter alone stands for its base with itself.
         alone = [w for w in words if w not in ("--adapter", f"{folder}/adapter")]
         alone[alone.index("--model_name_or_path") + 1] = f"{folder}/adapter"
         _, tenfold = run(*alone, "--beta", "1.0")

@@ -14,7 +14,10 @@ from mfpo.model.vlm import load_vlm, save_vlm
 
 
 def prepared(folder, **changes):
-    """Words for `mfpo train`: a small model and six rows with negatives in `folder`; `changes` maps a row number to new cells."""
+    """Words for `mfpo train`: a small model and six rows with negatives in `folder`.
+
+    `changes` maps a row number to new cells.
+    """
     folder = pathlib.Path(folder)
     pictures = [
         Image.fromarray(skimage.data.chelsea()).resize((80, 64)),

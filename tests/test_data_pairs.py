@@ -3,7 +3,9 @@ from mfpo.data.pairs import *  # noqa: F403
 
 import numpy as np
 import pytest
-from mfpo.data.scenes import CAPTION_QUESTION, OBJECTS, SCENES, WorldConfig, answer_text, caption_text, mentioned_objects, scene_rows
+from mfpo.data.scenes import (
+    CAPTION_QUESTION, OBJECTS, SCENES, WorldConfig, answer_text, caption_text, mentioned_objects, scene_rows,
+)
 
 ROWS = scene_rows(WorldConfig(preference=400), "preference")
 BLIND = [[caption_text(kind, SCENES[kind][:4])] for kind in ROWS["scene"]]
@@ -11,12 +13,17 @@ BLIND = [[caption_text(kind, SCENES[kind][:4])] for kind in ROWS["scene"]]
 
 def pairs_of(config):
     asks = question_asks(ROWS, config)
-    return preference_pairs(ROWS, BLIND, asks, [answer_text(n, n in SCENES[ROWS[i]["scene"]][:4]) for i, n, _ in asks], config)
+    return preference_pairs(
+        ROWS, BLIND, asks, [answer_text(n, n in SCENES[ROWS[i]["scene"]][:4]) for i, n, _ in asks], config
+    )
 
 
 def test_captions_are_parsed_or_refused():
     assert parse_caption("a kitchen with a table , a cup .") == ("kitchen", ["table", "cup"])
-    for wrong in ("", "a kitchen", "a kitchen with a cup , a cup .", "a moon with a cup .", "a kitchen with a unicorn .", "yes , there is a cup ."):
+    for wrong in (
+        "", "a kitchen", "a kitchen with a cup , a cup .", "a moon with a cup .", "a kitchen with a unicorn .",
+        "yes , there is a cup .",
+    ):
         assert parse_caption(wrong) is None, wrong
 
 

@@ -56,18 +56,24 @@ def test_captions_and_answers_are_read_back():
             assert mentioned_objects(q["answer"]) == ([q["object"]] if q["present"] else [])
     assert mentioned_objects("no , there is no cup .") == []
     assert mentioned_objects("a kitchen with a cup , a cup , a unicorn .") == ["cup"]
-    assert caption_text("park", []) == "an empty park ." and set(caption_text("park", ["dog", "tree"]).split()) <= set(world_words())
+    assert (
+        caption_text("park", []) == "an empty park ."
+        and set(caption_text("park", ["dog", "tree"]).split()) <= set(world_words())
+    )
 
 
 def test_the_world_is_bit_for_bit_the_same_elsewhere():
     code = (
         "import hashlib, sys; from mfpo.data.scenes import *; c = WorldConfig(); "
-        "print(hashlib.sha256(b''.join(a.tobytes() for i in range(50) for a in render(draw_scene(c, 'test', i)))).hexdigest())"
+        "print(hashlib.sha256(b''.join("
+        "a.tobytes() for i in range(50) for a in render(draw_scene(c, 'test', i)))).hexdigest())"
     )
     other = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip()
     config = WorldConfig()
     pixels = b"".join(a.tobytes() for i in reversed(range(50)) for a in reversed(render(draw_scene(config, "test", i))))
-    here = hashlib.sha256(b"".join(a.tobytes() for i in range(50) for a in render(draw_scene(config, "test", i)))).hexdigest()
+    here = hashlib.sha256(
+        b"".join(a.tobytes() for i in range(50) for a in render(draw_scene(config, "test", i)))
+    ).hexdigest()
     assert here == other and len(pixels) == 50 * 64 * 64 * 4
     # A split's size does not change its rows, a seed does.
     assert draw_scene(WorldConfig(test=7), "test", 3) == draw_scene(config, "test", 3)
@@ -88,7 +94,11 @@ def test_written_worlds_verify_and_damage_is_found():
 
 
 def test_wrong_settings_are_refused():
-    for wrong, message in (({"priors": (0.5,)}, "five probabilities"), ({"foreign": 2.0}, "a probability"), ({"test": 0}, "1 or more rows")):
+    for wrong, message in (
+        ({"priors": (0.5,)}, "five probabilities"),
+        ({"foreign": 2.0}, "a probability"),
+        ({"test": 0}, "1 or more rows"),
+    ):
         with pytest.raises(ValueError, match=message):
             WorldConfig(**wrong)
     with pytest.raises(ValueError, match="the world has vision"):

@@ -29,7 +29,10 @@ def two_rows(processor, negative=("black", "yellow")):
         return dict(processor(images=[square(c) for c in colors], text=[prompt_text(q) for q in QUESTIONS],
                               padding=True, padding_side="right", return_tensors="pt"))
 
-    answers = {k: processor.tokenizer([f"{a} </s>" for a in v], padding=True, padding_side="right", return_tensors="pt") for k, v in ANSWERS.items()}
+    answers = {
+        k: processor.tokenizer([f"{a} </s>" for a in v], padding=True, padding_side="right", return_tensors="pt")
+        for k, v in ANSWERS.items()
+    }
     return {"prompts": {"original": images(["red", "blue"]), "negative": images(negative)},
             "answers": {k: {n: v[n] for n in ("input_ids", "attention_mask")} for k, v in answers.items()},
             "pad_token_id": processor.tokenizer.pad_token_id}
@@ -62,7 +65,9 @@ def test_gradients_equal_one_sequence_at_a_time():
     model, processor = small_vlm_for_tests()
     weight = model.model.language_model.layers[0].self_attn.q_proj.weight
     (grad,) = torch.autograd.grad(arm_logps(model, two_rows(processor), ARMS)["rejected", "original"].sum(), weight)
-    alone = sum(one_by_one(model, processor, QUESTIONS[i], ANSWERS["rejected"][i], c) for i, c in enumerate(["red", "blue"]))
+    alone = sum(
+        one_by_one(model, processor, QUESTIONS[i], ANSWERS["rejected"][i], c) for i, c in enumerate(["red", "blue"])
+    )
     (expected,) = torch.autograd.grad(alone, weight)
     assert ((grad - expected).norm() / expected.norm()).item() < 1e-5
 

@@ -19,7 +19,9 @@ def test_what_is_saved_is_what_is_loaded():
     model, processor = small_vlm_for_tests()
     with tempfile.TemporaryDirectory() as folder:
         path = save_vlm(model, processor, Path(folder) / "model")
-        assert {"config.json", "model.safetensors", "tokenizer.json", "processor_config.json"} <= {p.name for p in path.iterdir()}
+        assert {"config.json", "model.safetensors", "tokenizer.json", "processor_config.json"} <= {
+            p.name for p in path.iterdir()
+        }
         again, processor_again = load_vlm(path)
         with pytest.raises(FileExistsError, match="exists already"):
             save_vlm(model, processor, path)

@@ -6,13 +6,17 @@ import math
 import tempfile
 from pathlib import Path
 import pytest
+from mfpo.runs.jobs import run_jobs  # other processes find its parts by this name, not in a notebook
 
 
 def test_jobs_run_once_and_keep_their_order():
     with tempfile.TemporaryDirectory() as folder:
         jobs = {f"root-{n}": {"numerator": n, "denominator": 2} for n in (9, 4, 1)}
         import statistics
-        results = run_jobs(statistics.fmean, {k: {"data": [v["numerator"], 2 * v["numerator"]]} for k, v in jobs.items()}, folder=folder, progress=False)
+        results = run_jobs(
+            statistics.fmean, {k: {"data": [v["numerator"], 2 * v["numerator"]]} for k, v in jobs.items()},
+            folder=folder, progress=False,
+        )
         assert results == {"root-9": 13.5, "root-4": 6.0, "root-1": 1.5} and list(results) == list(jobs)
         Path(folder, "root-4.json").write_text("-1")  # a kept result is read, not computed
         again = run_jobs(statistics.fmean, {k: {"data": [0]} for k in jobs}, folder=folder, progress=False)
@@ -23,7 +27,10 @@ def test_a_failure_is_named_and_the_rest_is_kept():
     import statistics
     with tempfile.TemporaryDirectory() as folder:
         with pytest.raises(RuntimeError, match="run 'empty' failed: .*data point"):
-            run_jobs(statistics.fmean, {"good": {"data": [1, 2]}, "empty": {"data": []}}, folder=folder, processes=1, progress=False)
+            run_jobs(
+                statistics.fmean, {"good": {"data": [1, 2]}, "empty": {"data": []}},
+                folder=folder, processes=1, progress=False,
+            )
         assert json.loads(Path(folder, "good.json").read_text()) == 1.5 and not Path(folder, "empty.json").exists()
         with pytest.raises(ValueError, match="processes is 0"):
             run_jobs(statistics.fmean, {}, folder=folder, processes=0)
@@ -43,6 +50,16 @@ def test_work_is_kept_until_it_is_done():
                 raise KeyboardInterrupt
         with work_folder("stage", {"rate": 2}, root) as other:
             assert other != first and not first.exists()
+
+
+def test_two_processes_do_not_share_a_folder():
+    with tempfile.TemporaryDirectory() as root:
+        with work_folder("stage", 1, root):
+            with pytest.raises(RuntimeError, match="stage is in use by another process"):
+                with work_folder("stage", 1, root, wait=0):
+                    pass
+        with work_folder("stage", 1, root, wait=0) as free:
+            assert free.is_dir()
 
 
 def test_digests_follow_content_and_name():

@@ -19,14 +19,26 @@ def test_the_base_has_no_gap_to_itself_and_another_model_has():
         for seed in (0, 1):
             save_vlm(*build_small_vlm(world_words(), seed=seed), folder / f"model{seed}")
         rows = scene_rows(WorldConfig(test=24), "test")
-        pairs = preference_pairs(rows, [[caption_text(k, SCENES[k][:4])] for k in rows["scene"]], [], [], PairConfig(rows=4, captions=1.0))
+        pairs = preference_pairs(
+            rows, [[caption_text(k, SCENES[k][:4])] for k in rows["scene"]], [], [], PairConfig(rows=4, captions=1.0)
+        )
         build_negatives(pairs, AnnotatedRegions(), negative_preset("mfpo"), folder / "pairs.parquet", progress=False)
         write_rows(rows, folder / "test.parquet")
-        common = {"test": str(folder / "test.parquet"), "pairs": str(folder / "pairs.parquet"), "trust": {"max_new_tokens": 4, "attention_rows": 2}, "beta": 0.1}
+        common = {
+            "test": str(folder / "test.parquet"), "pairs": str(folder / "pairs.parquet"),
+            "trust": {"max_new_tokens": 4, "attention_rows": 2}, "beta": 0.1,
+        }
         tables = []
         for seed in (0, 1):
-            written = measure_run(base=str(folder / "model0"), adapter=None, model=str(folder / f"model{seed}"), label={"method": "x", "seed": seed}, folder=str(folder / f"out{seed}"), **common)
+            written = measure_run(
+                base=str(folder / "model0"), adapter=None, model=str(folder / f"model{seed}"),
+                label={"method": "x", "seed": seed}, folder=str(folder / f"out{seed}"), **common,
+            )
             tables.append({k: pd.read_parquet(v) for k, v in written.items()})
         assert (tables[0]["gaps"][["text_gap", "image_gap", "chosen_reward"]].abs() < 1e-6).all(axis=None)
         assert (tables[1]["gaps"]["chosen_reward"].abs() > 1e-3).all()
-        assert len(tables[0]["counts"]) == 24 and (tables[1]["counts"]["seed"] == 1).all() and {"logp_clean", "caption", "lost"} <= set(tables[0]["counts"])
+        assert (
+            len(tables[0]["counts"]) == 24
+            and (tables[1]["counts"]["seed"] == 1).all()
+            and {"logp_clean", "caption", "lost"} <= set(tables[0]["counts"])
+        )

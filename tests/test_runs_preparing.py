@@ -22,13 +22,22 @@ def test_a_base_its_pairs_and_their_difficulty():
         found = []
         for i in range(2):
             config = {"rows": 40, "captions": 0.0}
-            found.append(pairs_run(str(folder / "base"), str(folder / "preference.parquet"), config, {}, str(folder / f"pairs{i}.parquet")))
+            found.append(pairs_run(
+                str(folder / "base"), str(folder / "preference.parquet"), config, {}, str(folder / f"pairs{i}.parquet")
+            ))
         assert found[0] == found[1] and found[0]["questions"] == 40
         assert (folder / "pairs0.parquet").read_bytes() == (folder / "pairs1.parquet").read_bytes()
-        told = difficulty_run(str(folder / "base"), str(folder / "pairs0.parquet"), {"samples": 3, "temperature": 0.5}, str(folder / "difficulty.parquet"))
+        told = difficulty_run(
+            str(folder / "base"), str(folder / "pairs0.parquet"), {"samples": 3, "temperature": 0.5},
+            str(folder / "difficulty.parquet"),
+        )
         table = pd.read_parquet(folder / "difficulty.parquet")
         assert table["id"].tolist() == read_rows(folder / "pairs0.parquet")["id"] and told["size"] == [14, 13, 13]
-        assert told["kind"] == ["question"] * 3 and told["max"][0] <= told["min"][1] + 1e-12 and told["max"][1] <= told["min"][2] + 1e-12
+        assert (
+            told["kind"] == ["question"] * 3
+            and told["max"][0] <= told["min"][1] + 1e-12
+            and told["max"][1] <= told["min"][2] + 1e-12
+        )
         with pytest.raises(ValueError, match="samples is 1"):
             difficulty_run(str(folder / "base"), str(folder / "pairs0.parquet"), {}, str(folder / "no.parquet"))
 

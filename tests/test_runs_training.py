@@ -23,13 +23,24 @@ def inputs_in(folder):
     pairs = preference_pairs(rows, [[caption_text(k, SCENES[k][:4])] for k in rows["scene"]], [], [], config)
     write_rows(pairs, folder / "pairs.parquet")
     write_rows(scene_rows(world, "validation"), folder / "validation.parquet")
-    pd.DataFrame({"id": pairs["id"], "difficulty": range(8), "stage": [0, 0, 0, 1, 1, 1, 2, 2]}).to_parquet(folder / "difficulty.parquet")
-    return {"base": str(folder / "base"), **{k: str(folder / f"{v}.parquet") for k, v in (("rows", "pairs"), ("difficulty", "difficulty"), ("validation", "validation"))}}
+    pd.DataFrame(
+        {"id": pairs["id"], "difficulty": range(8), "stage": [0, 0, 0, 1, 1, 1, 2, 2]}
+    ).to_parquet(folder / "difficulty.parquet")
+    return {
+        "base": str(folder / "base"),
+        **{
+            k: str(folder / f"{v}.parquet")
+            for k, v in (("rows", "pairs"), ("difficulty", "difficulty"), ("validation", "validation"))
+        },
+    }
 
 
 def test_a_method_names_what_it_needs():
     assert Method("DPO", "dpo").negatives is None
-    for wrong, message in (({"objective": "mfpo"}, "needs negatives"), ({"objective": "dpo", "negatives": "mdpo"}, "has no use for"), ({"objective": "best"}, "unknown")):
+    for wrong, message in (
+        ({"objective": "mfpo"}, "needs negatives"), ({"objective": "dpo", "negatives": "mdpo"}, "has no use for"),
+        ({"objective": "best"}, "unknown"),
+    ):
         with pytest.raises(ValueError, match=message):
             Method("x", **wrong)
     for wrong in ({"rates": ()}, {"rates": (0.0,)}, {"epochs": 0}, {"warmup": 1.0}):
@@ -44,10 +55,14 @@ def test_a_run_repeats_and_leaves_the_base_as_it_was():
         inputs = inputs_in(folder)
         shared = {"epochs": 1, "batch_size": 4, "lora_r": 2}
         results = [
-            train_run(**inputs, method={"title": "DPO", "objective": "dpo", "schedule": "easy_to_hard"}, training=shared, seed=1, rate=1e-3, folder=str(folder / f"run{i}"))
+            train_run(
+                **inputs, method={"title": "DPO", "objective": "dpo", "schedule": "easy_to_hard"}, training=shared,
+                seed=1, rate=1e-3, folder=str(folder / f"run{i}"),
+            )
             for i in range(2)
         ]
-        assert repr(results[0]["validation"]) == repr(results[1]["validation"])  # a random model names nothing: nan, which no == finds equal
+        # a random model names nothing: nan, which no == finds equal
+        assert repr(results[0]["validation"]) == repr(results[1]["validation"])
         assert results[0]["history"] == results[1]["history"]
         files = [Path(r["weights"], "adapter_model.safetensors").read_bytes() for r in results]
         assert files[0] == files[1] and {e["stage"] for e in results[0]["history"]} == {"easy", "medium", "hard"}
@@ -55,6 +70,7 @@ def test_a_run_repeats_and_leaves_the_base_as_it_was():
 
 
 def test_tuning_chooses_by_validation_and_seeds_are_all_trained():
+    from mfpo.runs.training import tune_and_train  # other processes find it by this name, not in a notebook
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         inputs = inputs_in(folder)
@@ -66,7 +82,12 @@ def test_tuning_chooses_by_validation_and_seeds_are_all_trained():
             summary = tune_and_train(Method("DPO", "dpo"), training, inputs, [0, 1], "out", name="test", progress=False)
         finally:
             os.chdir(before)
-        assert summary == json.loads((folder / "out" / "tuning.json").read_text()) and [r["rate"] for r in summary["runs"]] == [1e-3, 1e-2]
+        assert (
+            summary == json.loads((folder / "out" / "tuning.json").read_text())
+            and [r["rate"] for r in summary["runs"]] == [1e-3, 1e-2]
+        )
         assert summary["rate"] == max(summary["runs"], key=lambda r: (r["F1"], -r["rate"]))["rate"]
-        assert sorted(p.name for p in (folder / "out" / "seed-1").iterdir()) == ["adapter_config.json", "adapter_model.safetensors", "history.json"]
+        assert sorted(p.name for p in (folder / "out" / "seed-1").iterdir()) == [
+            "adapter_config.json", "adapter_model.safetensors", "history.json",
+        ]
         assert not (folder / "build" / "work" / "test").exists()

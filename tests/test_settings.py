@@ -16,8 +16,12 @@ class Example:
 
 def test_settings_are_filled_and_unknown_keys_refused():
     assert settings_from(Example, {"steps": 3}, "here") == Example(3, 0.5)
-    for section, message in (({"steps": 3, "stps": 1}, "here: unknown setting stps; known are steps, rate"),
-                             ({}, "here: setting steps is missing"), (None, "here: setting steps is missing"), ({"steps": 0}, "here: steps is 0")):
+    for section, message in (
+        ({"steps": 3, "stps": 1}, "here: unknown setting stps; known are steps, rate"),
+        ({}, "here: setting steps is missing"),
+        (None, "here: setting steps is missing"),
+        ({"steps": 0}, "here: steps is 0"),
+    ):
         with pytest.raises(ValueError, match=message):
             settings_from(Example, section, "here")
 

@@ -32,8 +32,11 @@ def drawn_rows(count=12):
 
 
 def settings(**changes):
-    plain = dict(output_dir="unused", bf16=False, gradient_checkpointing=False, use_cpu=True, report_to="none", disable_tqdm=True, logging_steps=1,
-                 per_device_train_batch_size=2, learning_rate=1e-2, num_train_epochs=2, save_strategy="steps", save_steps=3, seed=3)
+    plain = dict(
+        output_dir="unused", bf16=False, gradient_checkpointing=False, use_cpu=True, report_to="none",
+        disable_tqdm=True, logging_steps=1, per_device_train_batch_size=2, learning_rate=1e-2, num_train_epochs=2,
+        save_strategy="steps", save_steps=3, seed=3,
+    )
     return MFPOConfig(**plain | changes)
 
 
@@ -42,7 +45,9 @@ def run(folder, stages=None, **changes):
     model, processor = small_vlm_for_tests()
     own = {k: changes.pop(k) for k in ("callbacks", "eval_rows", "objective") if k in changes}
     peft = {"peft_config": lora(model, r=4)} if changes.pop("lora_weights", True) else {}
-    return train_curriculum(model, stages or plan_stages(drawn_rows()), settings(**changes), folder, processor=processor, **peft, **own)
+    return train_curriculum(
+        model, stages or plan_stages(drawn_rows()), settings(**changes), folder, processor=processor, **peft, **own
+    )
 
 
 def saved(folder):
@@ -109,11 +114,17 @@ def test_the_reference_is_the_initial_model_in_every_stage():
         assert [starts[s]["learning_rate"] for s in ("easy", "medium", "hard")] == [1e-2] * 3
         base, _ = small_vlm_for_tests()
         with finished.model.disable_adapter():
-            now = {n.replace("base_layer.", "").removeprefix("base_model.model."): p for n, p in finished.model.named_parameters() if "lora_" not in n}
+            now = {
+                n.replace("base_layer.", "").removeprefix("base_model.model."): p
+                for n, p in finished.model.named_parameters() if "lora_" not in n
+            }
         assert all(torch.equal(p, now[n]) for n, p in base.named_parameters())
         # and it can be taken back as it was
         back = finished.model.unload()
-        assert all(torch.equal(p, dict(back.named_parameters())[n]) for n, p in base.named_parameters()) and "forward" not in back.__dict__
+        assert (
+            all(torch.equal(p, dict(back.named_parameters())[n]) for n, p in base.named_parameters())
+            and "forward" not in back.__dict__
+        )
 
 
 def test_one_stage_is_the_trainer_s_own_run():
@@ -123,7 +134,9 @@ def test_one_stage_is_the_trainer_s_own_run():
         model, processor = small_vlm_for_tests()
         config = settings(save_strategy="no")
         config.output_dir = folder
-        trainer = MFPOTrainer(model=model, args=config, train_dataset=rows, processing_class=processor, peft_config=lora(model, r=4))
+        trainer = MFPOTrainer(
+            model=model, args=config, train_dataset=rows, processing_class=processor, peft_config=lora(model, r=4)
+        )
         trainer.train()
         trained = {n.replace(".default", ""): p for n, p in trainer.model.named_parameters() if "lora_" in n}
         (weights,) = saved(Path(folder) / "a").values()
@@ -132,7 +145,10 @@ def test_one_stage_is_the_trainer_s_own_run():
 
 def test_full_fine_tuning_is_staged_and_resumed_too():
     with tempfile.TemporaryDirectory() as folder:
-        quick = dict(stages=plan_stages(drawn_rows())[:2], lora_weights=False, learning_rate=1e-3, save_strategy="no", num_train_epochs=1)
+        quick = dict(
+            stages=plan_stages(drawn_rows())[:2], lora_weights=False, learning_rate=1e-3, save_strategy="no",
+            num_train_epochs=1,
+        )
         run(Path(folder) / "a", **quick)
         with pytest.raises(KeyboardInterrupt):
             run(Path(folder) / "b", callbacks=[Kill(3)], **quick)
@@ -149,10 +165,16 @@ def test_a_stage_may_change_its_settings_and_a_model_may_be_a_folder():
         save_vlm(model, processor, Path(folder) / "base")
         rows = drawn_rows(4)
         stages = [Stage("warm", rows, {"num_train_epochs": 1, "learning_rate": 1e-3}), Stage("main", rows)]
-        finished = train_curriculum(Path(folder) / "base", stages, settings(save_strategy="no"), Path(folder) / "run", peft_config=lora(model, r=4), objective=preset("dpo"))
+        finished = train_curriculum(
+            Path(folder) / "base", stages, settings(save_strategy="no"), Path(folder) / "run",
+            peft_config=lora(model, r=4), objective=preset("dpo"),
+        )
         steps = [(h["stage"], h["learning_rate"]) for h in finished.history if "loss" in h]
         assert [s for s, _ in steps] == ["warm"] * 2 + ["main"] * 4 and steps[0][1] == 1e-3 and steps[2][1] == 1e-2
-        assert not list(Path(folder, "run").rglob("*.bin")) and (finished.folders[1] / "weights" / "adapter_model.safetensors").exists()
+        assert (
+            not list(Path(folder, "run").rglob("*.bin"))
+            and (finished.folders[1] / "weights" / "adapter_model.safetensors").exists()
+        )
 
 
 def test_a_foreign_folder_is_refused_naming_what_differs():
@@ -160,10 +182,16 @@ def test_a_foreign_folder_is_refused_naming_what_differs():
         rows = drawn_rows(4)
         one = [Stage("joint", rows)]
         run(Path(folder) / "run", one, num_train_epochs=1, save_strategy="no")
-        run(Path(folder) / "run", one, num_train_epochs=1, save_strategy="no", logging_steps=7)  # does not decide the result
+        # `logging_steps` does not decide the result
+        run(Path(folder) / "run", one, num_train_epochs=1, save_strategy="no", logging_steps=7)
         other = rows.map(lambda row: {"chosen": row["chosen"] + " yes"})
-        for stages, changes, words in [(one, {"learning_rate": 2e-2}, "settings.learning_rate: 0.01 there, 0.02 here"), (one, {"beta": 0.2}, "settings.beta: 0.1 there"),
-                                       ([Stage("joint", other)], {}, r"stages\[0\].content"), (one, {"objective": preset("dpo")}, "objective: "), (one, {"lora_weights": False}, "adapter")]:
+        for stages, changes, words in [
+            (one, {"learning_rate": 2e-2}, "settings.learning_rate: 0.01 there, 0.02 here"),
+            (one, {"beta": 0.2}, "settings.beta: 0.1 there"),
+            ([Stage("joint", other)], {}, r"stages\[0\].content"),
+            (one, {"objective": preset("dpo")}, "objective: "),
+            (one, {"lora_weights": False}, "adapter"),
+        ]:
             with pytest.raises(FileExistsError, match=words):
                 run(Path(folder) / "run", stages, **dict(num_train_epochs=1, save_strategy="no") | changes)
         (Path(folder) / "mine").mkdir()
@@ -194,9 +222,18 @@ def test_bad_arguments_are_refused():
         (lambda: Stage("a", rows, {"lr": 1}), "cannot change lr"),
         (lambda: Stage("a", rows.select([])), "no rows"),
         (lambda: train_curriculum(model, [], settings(), "unused", processor=processor), "at least one"),
-        (lambda: train_curriculum(model, [Stage("a", rows)] * 2, settings(), "unused", processor=processor), "its own name"),
+        (
+            lambda: train_curriculum(model, [Stage("a", rows)] * 2, settings(), "unused", processor=processor),
+            "its own name",
+        ),
         (lambda: train_curriculum(model, [Stage("a", rows)], settings(), "unused"), "processor is missing"),
-        (lambda: train_curriculum(get_peft_model(small_vlm_for_tests()[0], lora(model, r=4)), [Stage("a", rows)], settings(), "unused", processor=processor), "carries an adapter"),
+        (
+            lambda: train_curriculum(
+                get_peft_model(small_vlm_for_tests()[0], lora(model, r=4)), [Stage("a", rows)], settings(), "unused",
+                processor=processor,
+            ),
+            "carries an adapter",
+        ),
     ]:
         with pytest.raises(ValueError, match=words):
             make()

@@ -75,9 +75,15 @@ def test_token_entropy_of_an_even_head_is_log_vocabulary():
     model, processor = small_vlm_for_tests()
     with torch.no_grad():
         model.lm_head.weight.zero_()  # all words equally likely
-    prompt = dict(processor(images=[Image.new("RGB", (64, 64))], text=["<s> user : <image> describe the image . assistant :"], return_tensors="pt"))
+    prompt = dict(processor(
+        images=[Image.new("RGB", (64, 64))], text=["<s> user : <image> describe the image . assistant :"],
+        return_tensors="pt",
+    ))
     answer = processor.tokenizer(["a kitchen with a cup . </s>"], return_tensors="pt")
-    batch = {"prompts": {"original": prompt}, "answers": {"chosen": {k: answer[k] for k in ("input_ids", "attention_mask")}},
-             "pad_token_id": processor.tokenizer.pad_token_id}
+    batch = {
+        "prompts": {"original": prompt},
+        "answers": {"chosen": {k: answer[k] for k in ("input_ids", "attention_mask")}},
+        "pad_token_id": processor.tokenizer.pad_token_id,
+    }
     entropy = token_entropy(model, batch)
     assert entropy.shape == (1,) and abs(entropy[0] - math.log(model.config.text_config.vocab_size)) < 1e-5

@@ -84,8 +84,12 @@ def test_metrics_are_means_over_rows():
     policy = {CHOSEN: torch.tensor([3.0, 1.0]), REJECTED: torch.tensor([-1.0, 2.0]), NEGATIVE: torch.tensor([1.0, 1.0])}
     _, m = preset("mfpo", beta=0.5)(policy, zero)
     # by hand, at beta .5: text gaps (2, -.5), image gaps (1, 0), rewards of chosen (1.5, .5)
-    expected = {"gap/text": 0.75, "gap/image": 0.5, "gap/margin": 1.0, "accuracy/text": 0.5, "accuracy/image": 0.5, "accuracy/margin": 1.0,
-                "rewards/chosen_original": 1.0, "rewards/rejected_original": 0.25, "rewards/chosen_negative": 0.5, "fairness": 0.5 / 0.75}
+    expected = {
+        "gap/text": 0.75, "gap/image": 0.5, "gap/margin": 1.0,
+        "accuracy/text": 0.5, "accuracy/image": 0.5, "accuracy/margin": 1.0,
+        "rewards/chosen_original": 1.0, "rewards/rejected_original": 0.25, "rewards/chosen_negative": 0.5,
+        "fairness": 0.5 / 0.75,
+    }
     assert {k: round(float(m[k]), 5) for k in expected} == {k: round(v, 5) for k, v in expected.items()}
     assert modality_fairness(0.75, 0.5) == 0.5 / 0.75 and modality_fairness(1.0, -0.1) == 0 and modality_fairness(0, 0) == 0
 
@@ -129,7 +133,10 @@ def test_a_log_prob_that_is_not_a_number_names_arm_and_rows():
 
 def test_settings_files_give_presets_and_own_lists():
     assert Objective.from_settings({"name": "mfpo", "beta": 0.2, "eta": 0.1}) == preset("mfpo", beta=0.2, eta=0.1)
-    own = Objective.from_settings({"beta": 0.1, "name": "image_only", "terms": [{"better": ["chosen", "original"], "worse": ["chosen", "negative"], "name": "image"}]})
+    own = Objective.from_settings({
+        "beta": 0.1, "name": "image_only",
+        "terms": [{"better": ["chosen", "original"], "worse": ["chosen", "negative"], "name": "image"}],
+    })
     assert own.arms == (CHOSEN, NEGATIVE)
     with pytest.raises(ValueError, match="params.yaml: train.*gamma"):
         Objective.from_settings({"name": "mfpo", "gamma": 1}, "params.yaml: train")

@@ -30,14 +30,22 @@ def test_cached_features_give_the_models_own_loss():
 
 def test_yes_and_no_weigh_more_in_questions_only():
     _, processor = build_small_vlm(world_words())
-    (caption, question) = tokenised_texts(processor, [CAPTION_QUESTION, "is there a cup ?"], ["a park with a dog .", "yes , there is a cup ."], 5.0)
+    (caption, question) = tokenised_texts(
+        processor, [CAPTION_QUESTION, "is there a cup ?"], ["a park with a dog .", "yes , there is a cup ."], 5.0
+    )
     assert [w for w in caption[1] if w] == [1.0] * 7  # a park with a dog . </s>
     assert [w for w in question[1] if w] == [5.0] + [1.0] * 7  # yes , there is a cup . </s>
 
 
 def test_pretraining_repeats_and_freezes_the_tower():
     kept = []
-    runs = [pretrain(scene_rows(WORLD, "vision"), scene_rows(WORLD, "pretrain"), TINY, 1, lambda m, p: kept.append(copy.deepcopy(m.state_dict()))) for _ in range(2)]
+    runs = [
+        pretrain(
+            scene_rows(WORLD, "vision"), scene_rows(WORLD, "pretrain"), TINY, 1,
+            lambda m, p: kept.append(copy.deepcopy(m.state_dict())),
+        )
+        for _ in range(2)
+    ]
     (a, _, losses), (b, _, again) = runs
     assert losses == again and all(torch.equal(x, y) for x, y in zip(a.parameters(), b.parameters()))
     grounded, base = kept[0], a.state_dict()

@@ -12,8 +12,13 @@ from mfpo.train.objectives import Arm
 
 def rows_of(n):
     colours = [(40 * i % 256, 90, 200 - 10 * i) for i in range(n)]
-    return [{"id": str(i), "image": Image.new("RGB", (64, 64), c), "negative": Image.new("RGB", (64, 64)), "question": "describe the image .",
-             "chosen": "a red cup ." * (1 + i % 3), "rejected": "a dog ."} for i, c in enumerate(colours)]
+    return [
+        {
+            "id": str(i), "image": Image.new("RGB", (64, 64), c), "negative": Image.new("RGB", (64, 64)),
+            "question": "describe the image .", "chosen": "a red cup ." * (1 + i % 3), "rejected": "a dog .",
+        }
+        for i, c in enumerate(colours)
+    ]
 
 
 def test_scores_are_the_models_own_and_batches_do_not_matter():
@@ -23,13 +28,24 @@ def test_scores_are_the_models_own_and_batches_do_not_matter():
     scores = [score_arms(model, rows, PreferenceCollator(RowEncoder(processor, 0), arms), batch_size=b) for b in (1, 2, 5)]
     for arm in arms:
         assert scores[0][arm].shape == (5,) and scores[0][arm].dtype == np.float64
-        assert np.allclose(scores[0][arm], scores[1][arm], rtol=1e-5) and np.allclose(scores[0][arm], scores[2][arm], rtol=1e-5)
-    alone = score_answers(model, processor, [r["image"] for r in rows], [r["question"] for r in rows], [r["chosen"] for r in rows])
+        assert (
+            np.allclose(scores[0][arm], scores[1][arm], rtol=1e-5)
+            and np.allclose(scores[0][arm], scores[2][arm], rtol=1e-5)
+        )
+    alone = score_answers(
+        model, processor, [r["image"] for r in rows], [r["question"] for r in rows], [r["chosen"] for r in rows]
+    )
     assert np.allclose(alone, scores[0][arms[0]], rtol=1e-5) and (alone < 0).all()
     # The model's own mean loss over the answer's tokens, times their number.
-    text = processor.apply_chat_template([{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": rows[1]["question"]}]}], add_generation_prompt=True)
+    text = processor.apply_chat_template(
+        [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": rows[1]["question"]}]}],
+        add_generation_prompt=True,
+    )
     prompt = processor(text=[text], images=[rows[1]["image"]], return_tensors="pt", add_special_tokens=False)
-    said = processor.tokenizer(rows[1]["chosen"], add_special_tokens=False)["input_ids"] + [processor.tokenizer.eos_token_id]
+    said = (
+        processor.tokenizer(rows[1]["chosen"], add_special_tokens=False)["input_ids"]
+        + [processor.tokenizer.eos_token_id]
+    )
     ids = torch.cat([prompt["input_ids"], torch.tensor([said])], 1)
     labels = torch.cat([torch.full_like(prompt["input_ids"], -100), torch.tensor([said])], 1)
     with torch.no_grad():
@@ -42,4 +58,6 @@ def test_the_mode_is_kept():
     model.train()
     score_arms(model, rows_of(2), PreferenceCollator(RowEncoder(processor, 0), (Arm("chosen", "original"),)))
     assert model.training
-    assert score_arms(model, [], PreferenceCollator(RowEncoder(processor, 0), (Arm("chosen", "original"),)))[Arm("chosen", "original")].shape == (0,)
+    assert score_arms(
+        model, [], PreferenceCollator(RowEncoder(processor, 0), (Arm("chosen", "original"),))
+    )[Arm("chosen", "original")].shape == (0,)

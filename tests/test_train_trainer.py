@@ -22,22 +22,34 @@ def drawn_rows(count, **changes):
         negative = image.copy()
         ImageDraw.Draw(image).rectangle([16 * (i % 4), 16, 16 * (i % 4) + 15, 31], fill=("red", "blue", "green")[i % 3])
         color = ("red", "blue", "green")[i % 3]
-        rows.append({"id": f"row-{i}", "question": ["describe the image .", "which color is it ?"][i % 2], "image": image, "negative": negative,
-                     "chosen": f"it is {color} .", "rejected": "there is no cup on the table .", "note": "not for the model"} | changes)
+        rows.append({
+            "id": f"row-{i}", "question": ["describe the image .", "which color is it ?"][i % 2],
+            "image": image, "negative": negative, "chosen": f"it is {color} .",
+            "rejected": "there is no cup on the table .", "note": "not for the model",
+        } | changes)
     return datasets.Dataset.from_list(rows)
 
 
 def settings(folder, **changes):
-    plain = dict(output_dir=str(folder), bf16=False, gradient_checkpointing=False, use_cpu=True, report_to="none", disable_tqdm=True, logging_steps=1,
-                 per_device_train_batch_size=4, per_device_eval_batch_size=4, learning_rate=1e-2, num_train_epochs=1, save_strategy="no", seed=3)
+    plain = dict(
+        output_dir=str(folder), bf16=False, gradient_checkpointing=False, use_cpu=True, report_to="none",
+        disable_tqdm=True, logging_steps=1, per_device_train_batch_size=4, per_device_eval_batch_size=4,
+        learning_rate=1e-2, num_train_epochs=1, save_strategy="no", seed=3,
+    )
     return MFPOConfig(**plain | changes)
 
 
 def small_trainer(folder, rows=None, seed=0, lora_weights=True, **changes):
     model, processor = small_vlm_for_tests(seed)
-    keep = {k: changes.pop(k) for k in ("objective", "encoder", "eval_dataset", "callbacks", "ref_model") if not isinstance(changes.get(k, ""), str)}
+    keep = {
+        k: changes.pop(k) for k in ("objective", "encoder", "eval_dataset", "callbacks", "ref_model")
+        if not isinstance(changes.get(k, ""), str)
+    }
     peft = {"peft_config": lora(model, r=4)} if lora_weights else {}
-    return MFPOTrainer(model=model, args=settings(folder, **changes), train_dataset=rows or drawn_rows(8), processing_class=processor, **peft, **keep)
+    return MFPOTrainer(
+        model=model, args=settings(folder, **changes), train_dataset=rows or drawn_rows(8),
+        processing_class=processor, **peft, **keep,
+    )
 
 
 def trained(trainer):
@@ -49,16 +61,25 @@ def test_text_dpo_is_trl_s_loss_and_gradient():
     from trl import DPOConfig, DPOTrainer
 
     def talk(row):
-        return {"prompt": [{"role": "user", "content": row["question"]}], "chosen": [{"role": "assistant", "content": row["chosen"]}],
-                "rejected": [{"role": "assistant", "content": row["rejected"]}]}
+        return {
+            "prompt": [{"role": "user", "content": row["question"]}],
+            "chosen": [{"role": "assistant", "content": row["chosen"]}],
+            "rejected": [{"role": "assistant", "content": row["rejected"]}],
+        }
 
     rows = drawn_rows(6)
     with tempfile.TemporaryDirectory() as folder:
         ours = small_trainer(folder, rows, objective="dpo")
         model, processor = small_vlm_for_tests()
         conversation = datasets.Dataset.from_list([talk(r) | {"image": r["image"]} for r in rows])
-        plain = {k: v for k, v in settings(folder).to_dict().items() if k in ("output_dir", "bf16", "gradient_checkpointing", "use_cpu", "report_to", "seed")}
-        theirs = DPOTrainer(model=model, args=DPOConfig(**plain), train_dataset=conversation, processing_class=processor, peft_config=lora(model, r=4))
+        plain = {
+            k: v for k, v in settings(folder).to_dict().items()
+            if k in ("output_dir", "bf16", "gradient_checkpointing", "use_cpu", "report_to", "seed")
+        }
+        theirs = DPOTrainer(
+            model=model, args=DPOConfig(**plain), train_dataset=conversation, processing_class=processor,
+            peft_config=lora(model, r=4),
+        )
         results = []
         for trainer, data in ((ours, rows), (theirs, conversation)):
             generator = torch.Generator().manual_seed(0)
@@ -207,18 +228,31 @@ def test_rows_that_cannot_be_trained_on_are_refused_before_training():
 
 def test_settings_can_come_from_a_command_line():
     from transformers import HfArgumentParser
-    line = ["--output_dir", "unused", "--bf16", "false", "--use_cpu", "true", "--objective_weights", '{"image": 0, "text": 2}', "--eta", "0.5"]
+    line = [
+        "--output_dir", "unused", "--bf16", "false", "--use_cpu", "true",
+        "--objective_weights", '{"image": 0, "text": 2}', "--eta", "0.5",
+    ]
     (config,) = HfArgumentParser(MFPOConfig).parse_args_into_dataclasses(line)
     assert config.make_objective() == preset("mfpo", eta=0.5, weights={"image": 0, "text": 2})
 
 
 def test_options_without_effect_are_refused():
     with tempfile.TemporaryDirectory() as folder:
-        for changes, words in [({"loss_type": ["ipo"]}, "loss_type"), ({"label_smoothing": 0.1}, "label_smoothing"), ({"beta": 0.0}, "beta=0.0"),
-                               ({"objective": "ppo"}, "'ppo' is unknown"), ({"route": "tree"}, "route='tree'"), ({"objective": "dpo", "eta": 1.0}, "eta=1.0"),
-                               ({"truncation": "left"}, "truncation='left'"), ({"objective_weights": {"picture": 1.0}}, "no term picture")]:
+        for changes, words in [
+            ({"loss_type": ["ipo"]}, "loss_type"),
+            ({"label_smoothing": 0.1}, "label_smoothing"),
+            ({"beta": 0.0}, "beta=0.0"),
+            ({"objective": "ppo"}, "'ppo' is unknown"),
+            ({"route": "tree"}, "route='tree'"),
+            ({"objective": "dpo", "eta": 1.0}, "eta=1.0"),
+            ({"truncation": "left"}, "truncation='left'"),
+            ({"objective_weights": {"picture": 1.0}}, "no term picture"),
+        ]:
             with pytest.raises(ValueError, match=words):
                 settings(folder, **changes)
         with pytest.raises(ValueError, match="compute_metrics"):
             model, processor = small_vlm_for_tests()
-            MFPOTrainer(model=model, args=settings(folder), train_dataset=drawn_rows(2), processing_class=processor, compute_metrics=len)
+            MFPOTrainer(
+                model=model, args=settings(folder), train_dataset=drawn_rows(2), processing_class=processor,
+                compute_metrics=len,
+            )

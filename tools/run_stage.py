@@ -68,7 +68,9 @@ def run_notebook(notebook: Path, output: Path, parameters: dict[str, object]) ->
     output.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as folder:
         install_kernel(Path(folder))
-        papermill.execute_notebook(notebook, output, parameters, kernel_name="python3", language="python", cwd=ROOT)
+        papermill.execute_notebook(
+            notebook, output, parameters, kernel_name="python3", language="python", cwd=ROOT, stderr_file=sys.stderr
+        )  # what the notebook writes to stderr, its progress bars, is seen at once
 
 
 def main() -> None:

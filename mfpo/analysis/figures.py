@@ -21,8 +21,8 @@ from ..settings import write_atomic
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-# Okabe and Ito's palette, black first, without its yellow (too pale for marks on white).
-PALETTE = ("#000000", "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
+# Okabe and Ito's palette, black first, without its yellow (too pale for marks on white), and Tol's wine and olive.
+PALETTE = ("#000000", "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#882255", "#999933")
 MARKERS = ("o", "s", "D", "^", "v", "P", "X", "<", ">")
 WHISKERS = {"color": "#333333", "linestyle": "none", "elinewidth": 1.1, "capsize": 2.5}
 STYLE = {
@@ -91,7 +91,7 @@ def save_figure(
 
 
 def _look(i: int) -> dict[str, str]:
-    """Colour and marker of the i-th method or series; 63 differ."""
+    """Colour and marker of the i-th method or series; 9 differ in both."""
     return {"color": PALETTE[i % len(PALETTE)], "marker": MARKERS[i % len(MARKERS)]}
 
 

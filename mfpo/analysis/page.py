@@ -16,17 +16,27 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import pandas as pd
 
-STYLE = """
-:root { color-scheme: light; --ink: #1b1b1b; --quiet: #5d5d5d; --line: #dcdcdc; }
-body { font: 16px/1.55 system-ui, sans-serif; color: var(--ink); background: #fff; margin: 0 auto; max-width: 1020px; padding: 2rem 1.2rem 4rem; }
-h1 { font-size: 1.8rem; line-height: 1.25; margin: 0 0 .3rem; } h2 { font-size: 1.3rem; margin: 2.6rem 0 .6rem; border-top: 1px solid var(--line); padding-top: 1.4rem; }
-p { max-width: 46rem; } .lead { color: var(--quiet); font-size: 1.05rem; } nav { font-size: .92rem; margin: 1.2rem 0; } nav a { margin-right: 1.1rem; }
-a { color: #0b5394; } .wide { overflow-x: auto; } figure { margin: 1.4rem 0; } figure img { max-width: 100%; height: auto; } img.pixels { image-rendering: pixelated; }
-figcaption, caption { color: var(--quiet); font-size: .9rem; text-align: left; caption-side: bottom; padding-top: .5rem; }
-table { border-collapse: collapse; font-size: .86rem; font-variant-numeric: tabular-nums; } th, td { padding: .32rem .7rem; border-bottom: 1px solid var(--line); text-align: right; white-space: nowrap; }
-th { font-weight: 600; text-align: right; vertical-align: bottom; white-space: normal; } td:first-child, th:first-child { text-align: left; } td.text { text-align: left; white-space: normal; min-width: 12rem; }
-code, pre { font: .88em ui-monospace, monospace; } pre { background: #f6f6f6; padding: .8rem; overflow-x: auto; }
-"""
+STYLE = (
+    "\n"
+    ":root { color-scheme: light; --ink: #1b1b1b; --quiet: #5d5d5d; --line: #dcdcdc; }\n"
+    "body { font: 16px/1.55 system-ui, sans-serif; color: var(--ink); background: #fff;"
+    " margin: 0 auto; max-width: 1020px; padding: 2rem 1.2rem 4rem; }\n"
+    "h1 { font-size: 1.8rem; line-height: 1.25; margin: 0 0 .3rem; }"
+    " h2 { font-size: 1.3rem; margin: 2.6rem 0 .6rem; border-top: 1px solid var(--line); padding-top: 1.4rem; }\n"
+    "p { max-width: 46rem; } .lead { color: var(--quiet); font-size: 1.05rem; }"
+    " nav { font-size: .92rem; margin: 1.2rem 0; } nav a { margin-right: 1.1rem; }\n"
+    "a { color: #0b5394; } .wide { overflow-x: auto; } figure { margin: 1.4rem 0; }"
+    " figure img { max-width: 100%; height: auto; } img.pixels { image-rendering: pixelated; }\n"
+    "figcaption, caption { color: var(--quiet); font-size: .9rem;"
+    " text-align: left; caption-side: bottom; padding-top: .5rem; }\n"
+    "table { border-collapse: collapse; font-size: .86rem; font-variant-numeric: tabular-nums; }"
+    " th, td { padding: .32rem .7rem; border-bottom: 1px solid var(--line); text-align: right; white-space: nowrap; }\n"
+    "th { font-weight: 600; text-align: right; vertical-align: bottom; white-space: normal; }"
+    " td:first-child, th:first-child { text-align: left; }"
+    " td.text { text-align: left; white-space: normal; min-width: 12rem; }\n"
+    "code, pre { font: .88em ui-monospace, monospace; }"
+    " pre { background: #f6f6f6; padding: .8rem; overflow-x: auto; }\n"
+)
 
 
 class Page:
@@ -56,13 +66,20 @@ class Page:
         head = "".join(f"<th>{html.escape(str(name))}</th>" for name in frame.columns)
         rows = []
         for values in frame.itertuples(index=False):
-            cells = (f'<td{" class=text" if isinstance(v, str) and " " in v and len(v) > 28 else ""}>{html.escape(str(v))}</td>' for v in values)
+            cells = (
+                f'<td{" class=text" if isinstance(v, str) and " " in v and len(v) > 28 else ""}>'
+                f"{html.escape(str(v))}</td>"
+                for v in values
+            )
             rows.append(f"<tr>{''.join(cells)}</tr>")
         below = f"<caption>{html.escape(caption)}</caption>" if caption else ""
-        return self._add(f'<div class="wide"><table>{below}<thead><tr>{head}</tr></thead><tbody>{"".join(rows)}</tbody></table></div>')
+        return self._add(
+            f'<div class="wide"><table>{below}<thead><tr>{head}</tr></thead>'
+            f"<tbody>{''.join(rows)}</tbody></table></div>"
+        )
 
     def figure(self, picture: Any, caption: str, width: int | None = None) -> "Page":
-        """A picture (path of a PNG, or a PIL image) inside the page, with a caption that also serves who cannot see it."""
+        """A picture (a PNG's path or a PIL image) inside the page; its caption also serves those who cannot see it."""
         if isinstance(picture, (str, Path)):
             data, pixels = Path(picture).read_bytes(), ""
         else:
@@ -72,15 +89,20 @@ class Page:
         size = f' width="{int(width)}"' if width else ""
         source = f"data:image/png;base64,{base64.b64encode(data).decode()}"
         shown = html.escape(caption)
-        return self._add(f'<figure><img src="{source}" alt="{shown}"{size}{pixels}><figcaption>{shown}</figcaption></figure>')
+        return self._add(
+            f'<figure><img src="{source}" alt="{shown}"{size}{pixels}>'
+            f"<figcaption>{shown}</figcaption></figure>"
+        )
 
     def html(self) -> str:
         """The whole document."""
         links = "".join(f'<a href="#{anchor}">{html.escape(text)}</a>' for anchor, text in self._headings)
         lead = f'<p class="lead">{html.escape(self.lead)}</p>' if self.lead else ""
         return (
-            f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">'
-            f"<title>{html.escape(self.title)}</title><style>{STYLE}</style></head>\n<body><h1>{html.escape(self.title)}</h1>{lead}"
+            '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
+            '<meta name="viewport" content="width=device-width, initial-scale=1">'
+            f"<title>{html.escape(self.title)}</title><style>{STYLE}</style></head>\n"
+            f"<body><h1>{html.escape(self.title)}</h1>{lead}"
             f"<nav>{links}</nav>\n" + "\n".join(self._parts) + "\n</body></html>\n"
         )
 

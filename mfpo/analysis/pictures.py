@@ -21,10 +21,10 @@ def marked_words(text: str, truth: Collection[str], known: Collection[str]) -> l
 
 
 def scene_answers(
-    panels: Sequence[Mapping[str, Any]],  # each `clean` and `noised` (PIL images), `truth` (names), `answers`: model -> (clean, noised)
+    panels: Sequence[Mapping[str, Any]],  # `clean`, `noised` (images), `truth` (names), `answers`: model -> one to each
     known: Collection[str] | None = None,  # names of objects; None is the embedded world's
 ) -> "Figure":
-    """One row a panel: clean picture, noised picture, and beside them each model's answers; untrue words are red and underlined."""
+    """One row a panel: clean picture, noised picture, and each model's answers, untrue words red and underlined."""
     from mfpo.analysis.figures import new_figure
 
     if known is None:
@@ -38,7 +38,9 @@ def scene_answers(
         for column, name in enumerate(("clean", "noised")):
             axis = figure.add_axes((0.01 + 0.19 * column, bottom + 0.1 * height, 0.18, 0.76 * height))
             axis.imshow(panel[name], interpolation="nearest")
-            axis.set_title({"clean": "the picture", "noised": "its objects noised"}[name] if number == 0 else "", fontsize=9)
+            axis.set_title(
+                {"clean": "the picture", "noised": "its objects noised"}[name] if number == 0 else "", fontsize=9
+            )
             axis.set_xticks([])
             axis.set_yticks([])
         axis = figure.add_axes((0.41, bottom, 0.58, height))

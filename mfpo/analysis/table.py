@@ -47,10 +47,11 @@ def difference(
     names: Sequence[str] = ("CHAIRs", "recall", "F1", "mentions_lost"),
     **options: Any,  # of `bootstrap`
 ) -> dict[str, Interval]:
-    """`score(first) - score(second)` with paired intervals: runs of the same base and seed and the same scenes are drawn together.
+    """`score(first) - score(second)` with paired intervals.
 
-    A method without training seeds (the base itself) stands against every seed of the other. Raises `ValueError` where the
-    two have no base, seed and scene in common.
+    Runs of the same base and seed and the same scenes are drawn together. A method without training seeds (the base
+    itself) stands against every seed of the other. Raises `ValueError` where the two have no base, seed and scene in
+    common.
     """
     for one, other in ((first, second), (second, first)):
         if one["seed"].nunique() == 1 and other["seed"].nunique() > 1:
@@ -61,11 +62,14 @@ def difference(
     left, right = (frame.set_index(key).select_dtypes("number") for frame in (first, second))
     both = left.add_suffix("|first").join(right.add_suffix("|second"), how="inner")
     if both.empty:
-        raise ValueError("difference: the two methods have no base, seed and scene in common; measure them on the same ones")
+        raise ValueError(
+            "difference: the two methods have no base, seed and scene in common; measure them on the same ones"
+        )
 
     def statistic(totals: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         sides = [
-            trust_scores({k.removesuffix(end): v for k, v in totals.items() if k.endswith(end)}) for end in ("|first", "|second")
+            trust_scores({k.removesuffix(end): v for k, v in totals.items() if k.endswith(end)})
+            for end in ("|first", "|second")
         ]
         return {name: sides[0][name] - sides[1][name] for name in names}
 
@@ -91,18 +95,27 @@ class Claim:
 
 
 def claims_table(counts: pd.DataFrame, claims: Sequence[Claim], **options: Any) -> pd.DataFrame:
-    """One row a claim: `claim`, `score`, `difference` with its interval, `verdict`. `counts` holds all methods, column `method`."""
+    """One row a claim: `claim`, `score`, `difference` with its interval, `verdict`.
+
+    `counts` holds all methods, column `method`.
+    """
     rows = []
     for claim in claims:
         first, second = (counts[counts["method"] == name] for name in (claim.first, claim.second))
         found = difference(first, second, (claim.score,), **options)[claim.score]
-        rows.append({"claim": claim.text, "score": claim.score, **found.as_columns("difference"), "verdict": claim.verdict(found)})
+        rows.append({
+            "claim": claim.text, "score": claim.score, **found.as_columns("difference"),
+            "verdict": claim.verdict(found),
+        })
     return pd.DataFrame(rows)
 
 # %% ../../nbs/analysis/table.ipynb #51dcb7ea
 def attention_of(attention: pd.DataFrame, **options: Any) -> dict[str, Interval]:
-    """`ratio` (attention on the object named, against its area) and `background` (share on no object), over bases and seeds."""
-    return bootstrap(attention[["ratio", "background"]].reset_index(drop=True), means, cluster=attention[RUN].reset_index(drop=True), **options)
+    """`ratio` (attention on the named object, against its area), `background` (share on none), over bases and seeds."""
+    return bootstrap(
+        attention[["ratio", "background"]].reset_index(drop=True), means,
+        cluster=attention[RUN].reset_index(drop=True), **options,
+    )
 
 
 def gaps_of(gaps: pd.DataFrame, **options: Any) -> dict[str, Interval]:
@@ -113,15 +126,20 @@ def gaps_of(gaps: pd.DataFrame, **options: Any) -> dict[str, Interval]:
 
 COLUMNS = {  # score: (heading, digits)
     "CHAIRs": ("CHAIRs ↓", 1), "CHAIRi": ("CHAIRi ↓", 1), "recall": ("recall ↑", 1), "F1": ("F1 ↑", 1),
-    "blind_CHAIRs": ("blind CHAIRs at this recall", 1), "mentions_lost": ("reliance ↑", 1), "logp_lost": ("nats lost ↑", 2),
-    "yes_no_accuracy": ("yes/no ↑", 1),
+    "blind_CHAIRs": ("blind CHAIRs at this recall", 1), "mentions_lost": ("reliance ↑", 1),
+    "logp_lost": ("nats lost ↑", 2), "yes_no_accuracy": ("yes/no ↑", 1),
 }
 
 
-def markdown_table(table: Mapping[str, Mapping[str, Interval]], columns: Mapping[str, tuple[str, int]] = COLUMNS) -> str:
+def markdown_table(
+    table: Mapping[str, Mapping[str, Interval]], columns: Mapping[str, tuple[str, int]] = COLUMNS
+) -> str:
     """A table in Markdown: title -> score -> interval, `28.0 [25.9, 30.2]`; a dash where a method has no such score."""
     lines = ["| | " + " | ".join(heading for heading, _ in columns.values()) + " |", "|---|" + "---|" * len(columns)]
     for title, scores in table.items():
-        cells = [scores[name].text(digits) if name in scores and np.isfinite(scores[name].estimate) else "–" for name, (_, digits) in columns.items()]
+        cells = [
+            scores[name].text(digits) if name in scores and np.isfinite(scores[name].estimate) else "–"
+            for name, (_, digits) in columns.items()
+        ]
         lines.append(f"| {title} | " + " | ".join(cells) + " |")
     return "\n".join(lines)

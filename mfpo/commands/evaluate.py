@@ -25,6 +25,7 @@ from mfpo.commands.options import (
 
 # %% ../../nbs/commands/evaluate.ipynb #68ea0684
 if TYPE_CHECKING:
+    import numpy as np
     import pandas as pd
 
 PROG = "mfpo evaluate"
@@ -86,25 +87,16 @@ def _share(state: Any, count: int) -> range:
 
 def row_logps(
     model: Any, rows: Any, indices: range, collator: Any, batch_size: int, *, reference: bool, show: bool
-) -> dict[Any, list[float]]:
+) -> dict[Any, "np.ndarray"]:
     """Log-probs by arm, nats summed over the answer, of the rows `indices`; with `reference`, without the adapter."""
     import contextlib
 
-    import torch
-    from accelerate.utils import send_to_device
-    from tqdm.auto import tqdm
-
-    from mfpo.model.logps import arm_logps
+    from mfpo.train.scoring import score_arms
     from mfpo.train.trainer import reference_mode
 
-    values: dict[Any, list[float]] = {arm: [] for arm in collator.arms}
-    starts = range(indices.start, indices.stop, batch_size)
-    with torch.no_grad(), reference_mode(model) if reference else contextlib.nullcontext():
-        for start in tqdm(starts, desc="reference" if reference else "model", unit="batch", disable=not show):
-            batch = collator([rows[k] for k in range(start, min(start + batch_size, indices.stop))])
-            for arm, logps in arm_logps(model, send_to_device(batch, model.device), collator.arms).items():
-                values[arm] += logps.tolist()
-    return values
+    title = ("reference" if reference else "model") if show else ""
+    with reference_mode(model) if reference else contextlib.nullcontext():
+        return score_arms(model, rows.select(indices), collator, batch_size=batch_size, progress=title)
 
 
 def row_answers(

@@ -56,7 +56,7 @@ def base_and_adapter(name: str, adapter: str | None = None) -> tuple[str, str | 
 
 # %% ../../nbs/commands/models.ipynb #393225ac
 def load_for_training(model_args: Any, trust_remote_code: bool, device: Any = None) -> Any:
-    """The base model of TRL's `ModelConfig`, quantised where it says so, in eval mode; `BadInput` where there is none."""
+    """The base model of TRL's `ModelConfig`, quantised if it says so, in eval mode; `BadInput` where there is none."""
     from trl import get_quantization_config
 
     from mfpo.model.vlm import load_vlm

@@ -118,8 +118,10 @@ def _difficulties(
 
 
 def with_stages(options: TrainOptions, config: Any, model: Any, rows: Any, encoder: Any) -> Any:
-    """Rows with a column `stage`, 0 (easy) to 2 (hard), where the curriculum needs one; what the base model said is kept
-    in `<output_dir>.difficulty.json`."""
+    """Rows with a column `stage`, 0 (easy) to 2 (hard), where the curriculum needs one.
+
+    What the base model said is kept in `<output_dir>.difficulty.json`.
+    """
     from mfpo.settings import write_atomic
     from mfpo.train.difficulty import thirds
 

@@ -64,7 +64,9 @@ def caption_errors(said: Iterable[str], truth: Iterable[str]) -> tuple[list[str]
     return sorted(said - truth, key=OBJECTS.index), sorted(truth - said, key=OBJECTS.index)
 
 
-def mend_caption(kind: str, said: list[str], truth: list[str], mend: str, rng: np.random.Generator) -> tuple[str, str] | None:
+def mend_caption(
+    kind: str, said: list[str], truth: list[str], mend: str, rng: np.random.Generator
+) -> tuple[str, str] | None:
     """The caption with exactly one error mended, and the object concerned; None where no such error can be mended.
 
     A hallucinated object is taken out; an omitted one is put where the world's order has it. A caption that would
@@ -87,7 +89,10 @@ def mend_caption(kind: str, said: list[str], truth: list[str], mend: str, rng: n
 # %% ../../nbs/data/pairs.ipynb #28a4eb45
 def _pair(row: dict, suffix: str, question: str, chosen: str, rejected: str, focus: str) -> dict:
     kept = {k: row[k] for k in ("image", "instances", "objects", "scene")}
-    return {"id": f"{row['id']}-{suffix}", **kept, "question": question, "chosen": chosen, "rejected": rejected, "focus": focus}
+    return {
+        "id": f"{row['id']}-{suffix}", **kept, "question": question, "chosen": chosen, "rejected": rejected,
+        "focus": focus,
+    }
 
 
 def caption_pairs(
@@ -106,11 +111,17 @@ def caption_pairs(
         if len(pairs) == config.caption_rows:
             break
         row = rows[i]
-        truth, rng = [o["name"] for o in row["objects"]], np.random.default_rng(row_seed(config.seed, "mend", row["id"]))
+        truth, rng = (
+            [o["name"] for o in row["objects"]],
+            np.random.default_rng(row_seed(config.seed, "mend", row["id"])),
+        )
         for answer in answers[i]:
             parsed = parse_caption(answer)
             formed += parsed is not None
-            if parsed is None or parsed[0] != row["scene"] or sum(map(len, caption_errors(parsed[1], truth))) < config.min_errors:
+            if (
+                parsed is None or parsed[0] != row["scene"]
+                or sum(map(len, caption_errors(parsed[1], truth))) < config.min_errors
+            ):
                 continue
             if config.source == "complete":
                 mended = caption_text(row["scene"], truth), ""
@@ -121,14 +132,17 @@ def caption_pairs(
                 break
     if len(pairs) < config.caption_rows:
         raise ValueError(
-            f"only {len(pairs)} of {config.caption_rows} caption pairs: {formed} answers were well formed, too few of them with "
-            f"{config.min_errors} errors; give more scenes or samples, or lower min_errors"
+            f"only {len(pairs)} of {config.caption_rows} caption pairs: {formed} answers were well formed, "
+            f"too few of them with {config.min_errors} errors; give more scenes or samples, or lower min_errors"
         )
     return pairs
 
 # %% ../../nbs/data/pairs.ipynb #a33afc79
 def question_asks(rows: "Dataset", config: PairConfig, candidates: int = 4) -> list[tuple[int, str, bool]]:
-    """(row index, object, present) to ask: for each object and each truth, `candidates` times as many as will be kept."""
+    """(row index, object, present) to ask.
+
+    For each object and each truth, `candidates` times as many as will be kept.
+    """
     wanted = _asks_per_side(config) * candidates
     names = [{o["name"] for o in objects} for objects in rows["objects"]]
     kinds, asks = rows["scene"], []
@@ -151,9 +165,10 @@ def question_pairs(
     answers: Sequence[str],  # the model's answer to each
     config: PairConfig,
 ) -> list[dict]:
-    """The question pairs, with as many yes as no answers chosen for every object (at most one apart where rows do not divide).
+    """The question pairs, with as many yes as no answers chosen for every object.
 
-    Raises `ValueError` where an object has too few scenes on one side, naming it.
+    They are at most one apart where rows do not divide. Raises `ValueError` where an object has too few scenes on one
+    side, naming it.
     """
     side, wanted = _asks_per_side(config), config.rows - config.caption_rows
     pairs = []
@@ -161,7 +176,9 @@ def question_pairs(
         for name in OBJECTS:
             mine = [(i, said) for (i, n, p), said in zip(asks, answers, strict=True) if n == name and p == present]
             if len(mine) < side:
-                raise ValueError(f"{len(mine)} scenes {'with' if present else 'without'} a {name}, {side} needed: give more scenes")
+                raise ValueError(
+                    f"{len(mine)} scenes {'with' if present else 'without'} a {name}, {side} needed: give more scenes"
+                )
             right = answer_text(name, present)
             mine.sort(key=lambda ask: ask[1].strip() == right)  # stable: mistakes first
             for i, said in mine[:side]:
@@ -190,7 +207,10 @@ def pair_features():
 
 
 def preference_pairs(
-    rows: "Dataset", caption_answers: Sequence[Sequence[str]], asks: Sequence[tuple[int, str, bool]], ask_answers: Sequence[str],
+    rows: "Dataset",
+    caption_answers: Sequence[Sequence[str]],
+    asks: Sequence[tuple[int, str, bool]],
+    ask_answers: Sequence[str],
     config: PairConfig,
 ) -> "Dataset":
     """Caption pairs and question pairs in one shuffled data set of preference rows."""

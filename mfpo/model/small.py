@@ -33,7 +33,9 @@ def word_tokenizer(words: Iterable[str]) -> Any:
     known = sorted({word.lower() for word in words} | {"user", "assistant", "system", ":"} - set(SPECIAL))
     pieces = dict.fromkeys([*SPECIAL, *known, *letters, *string.punctuation, *(f"##{c}" for c in letters)])
     tokenizer = Tokenizer(models.WordPiece({piece: i for i, piece in enumerate(pieces)}, unk_token="<unk>"))
-    tokenizer.normalizer = normalizers.Sequence([normalizers.NFKD(), normalizers.StripAccents(), normalizers.Lowercase()])
+    tokenizer.normalizer = normalizers.Sequence(
+        [normalizers.NFKD(), normalizers.StripAccents(), normalizers.Lowercase()]
+    )
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     tokenizer.decoder = decoders.WordPiece(prefix="##", cleanup=False)
     return PreTrainedTokenizerFast(
@@ -60,18 +62,20 @@ def build_small_vlm(
 
     tokenizer = word_tokenizer(words)
     vision = CLIPVisionConfig(
-        hidden_size=vision_width, intermediate_size=4 * vision_width, num_hidden_layers=vision_layers, num_attention_heads=4,
-        image_size=image_size, patch_size=patch_size, projection_dim=vision_width,
+        hidden_size=vision_width, intermediate_size=4 * vision_width, num_hidden_layers=vision_layers,
+        num_attention_heads=4, image_size=image_size, patch_size=patch_size, projection_dim=vision_width,
     )
     text = LlamaConfig(
-        vocab_size=len(tokenizer), hidden_size=text_width, intermediate_size=2 * text_width, num_hidden_layers=text_layers,
-        num_attention_heads=4, num_key_value_heads=4, max_position_embeddings=1024, tie_word_embeddings=False,
+        vocab_size=len(tokenizer), hidden_size=text_width, intermediate_size=2 * text_width,
+        num_hidden_layers=text_layers, num_attention_heads=4, num_key_value_heads=4, max_position_embeddings=1024,
+        tie_word_embeddings=False,
         pad_token_id=tokenizer.pad_token_id, bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id,
     )
     config = LlavaConfig(
         vision_config=vision, text_config=text, image_token_index=tokenizer.convert_tokens_to_ids("<image>"),
-        vision_feature_layer=-1, vision_feature_select_strategy="default", image_seq_length=(image_size // patch_size) ** 2,
-        tie_word_embeddings=False, pad_token_id=tokenizer.pad_token_id,
+        vision_feature_layer=-1, vision_feature_select_strategy="default",
+        image_seq_length=(image_size // patch_size) ** 2, tie_word_embeddings=False,
+        pad_token_id=tokenizer.pad_token_id,
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -91,7 +95,8 @@ def build_small_vlm(
 def small_vlm_for_tests(seed: int = 0, **sizes: int) -> tuple[Any, Any]:
     """`build_small_vlm` with a few dozen common words: random weights, for tests and for trying a pipeline out."""
     words = (
-        "describe the image . is there a an ? yes , no with and are of in on what which how many color it this that not "
-        "kitchen street park office table cup plate lamp car tree bench dog cat bird person chair book red green blue white black"
+        "describe the image . is there a an ? yes , no with and are of in on what which how many color it this "
+        "that not kitchen street park office table cup plate lamp car tree bench dog cat bird person chair book "
+        "red green blue white black"
     )
     return build_small_vlm(words.split(), seed=seed, **sizes)

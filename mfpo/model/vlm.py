@@ -21,7 +21,9 @@ def _checked_folder(name: str | Path, needed: str, what: str) -> str:
     looks_local = path.is_absolute() or str(name).startswith((".", "~")) or str(name).count("/") > 1
     if path.expanduser().is_dir():
         if not (path.expanduser() / needed).is_file():
-            raise FileNotFoundError(f"{path} holds no {needed}, so it is not {what}: give the folder that save_pretrained wrote")
+            raise FileNotFoundError(
+                f"{path} holds no {needed}, so it is not {what}: give the folder that save_pretrained wrote"
+            )
         return str(path.expanduser())
     if looks_local:
         raise FileNotFoundError(f"{path} is not a folder: give {what}, or a hub name such as llava-hf/llava-1.5-7b-hf")
@@ -53,7 +55,9 @@ def load_vlm(
     common = {"revision": revision, "trust_remote_code": trust_remote_code}
     processor = AutoProcessor.from_pretrained(source, **common)
     if not hasattr(processor, "image_processor"):
-        raise ValueError(f"{name}: its processor ({type(processor).__name__}) takes no images: give a vision-language model")
+        raise ValueError(
+            f"{name}: its processor ({type(processor).__name__}) takes no images: give a vision-language model"
+        )
     model = AutoModelForImageTextToText.from_pretrained(
         source, dtype=dtype, attn_implementation=attn_implementation, use_safetensors=True, **common
     )
@@ -70,7 +74,7 @@ def save_vlm(
     processor: Any,
     folder: str | Path,
 ) -> Path:
-    """Save weights (safetensors), configuration, processor and tokenizer as an ordinary checkpoint that `load_vlm` reads.
+    """Save an ordinary checkpoint that `load_vlm` reads: weights (safetensors), configuration, processor, tokenizer.
 
     Written beside and renamed, so a kill leaves no half a checkpoint. Raises `FileExistsError` where `folder` already
     exists: nothing is overwritten.
@@ -119,9 +123,14 @@ def lora(
 
     saved = None
     if projector:
-        saved = sorted({n.split(".")[-1] for n, _ in model.named_modules() if n.endswith(("multi_modal_projector", "connector", "merger"))})
+        saved = sorted({
+            n.split(".")[-1] for n, _ in model.named_modules()
+            if n.endswith(("multi_modal_projector", "connector", "merger"))
+        })
         if not saved:
-            raise ValueError(f"{type(model).__name__} has no projector that is known by name: set modules_to_save yourself")
+            raise ValueError(
+                f"{type(model).__name__} has no projector that is known by name: set modules_to_save yourself"
+            )
     return LoraConfig(
         r=r, lora_alpha=2 * r if alpha is None else alpha, lora_dropout=dropout, bias="none",
         target_modules=language_linears(model), modules_to_save=saved, task_type="CAUSAL_LM",

@@ -37,18 +37,29 @@ def work_folder(
     name: str,  # of the stage
     described_by: Any,  # plain data: settings and digests of inputs, all that decides the results
     root: str | Path = "build/work",
+    wait: float = 60.0,  # seconds for which another process that uses the folder is waited for
 ) -> Iterator[Path]:
-    """A folder for what a run leaves on its way. It is kept when the body is cut off or fails, and found again by the same
-    call of the same code; it is removed when the body is done. Folders of other settings or code under the same name are removed.
+    """A folder for what a run leaves on its way.
+
+    It is kept when the body is cut off or fails, and found again by the same call of the same code; it is removed when
+    the body is done. Folders of other settings or code under the same name are removed.
     """
+    from filelock import FileLock, Timeout
+
     text = json.dumps([source_digest(), described_by], sort_keys=True, default=str)
     folder = Path(root) / name / hashlib.sha256(text.encode()).hexdigest()[:16]
-    for other in folder.parent.iterdir() if folder.parent.is_dir() else ():
-        if other != folder:
-            shutil.rmtree(other)
-    folder.mkdir(parents=True, exist_ok=True)
-    yield folder
-    shutil.rmtree(folder.parent)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        lock = FileLock(folder.parent.with_suffix(".lock")).acquire(timeout=wait)
+    except Timeout as error:
+        raise RuntimeError(f"{folder.parent} is in use by another process: wait for it, or end it") from error
+    with lock:
+        for other in folder.parent.iterdir():
+            if other != folder:
+                shutil.rmtree(other)
+        folder.mkdir(exist_ok=True)
+        yield folder
+        shutil.rmtree(folder.parent)
 
 
 def file_digest(path: str | Path) -> str:
@@ -66,9 +77,13 @@ def one_thread() -> None:
         os.environ[name] = "1"
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
     os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
+    import warnings
+
     import torch
     import transformers
 
+    # what TRL and transformers deprecate between themselves concerns nobody who runs this
+    warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
     torch.set_num_threads(1)
     transformers.utils.logging.disable_progress_bar()
     transformers.utils.logging.set_verbosity_error()
@@ -85,10 +100,10 @@ def run_jobs(
 ) -> dict[str, dict[str, Any]]:
     """The result of every job, by name, in the order given; each process has one thread.
 
-    Jobs must not depend on one another or on the order. Raises `RuntimeError` naming the job that failed first, with its
-    error as the cause; jobs that had not begun are dropped, those under way are waited for and kept.
+    Jobs must not depend on one another or on the order. Raises `RuntimeError` naming the job that failed first, with
+    its error as the cause; jobs that had not begun are dropped, those under way are waited for and kept.
     """
-    from tqdm.auto import tqdm
+    from tqdm import tqdm  # as text, which the pipeline passes on to the terminal
 
     if processes < 1:
         raise ValueError(f"processes is {processes}; give 1 or more")
@@ -111,7 +126,9 @@ def run_jobs(
                         failed = name, future.exception()
                         pool.shutdown(wait=False, cancel_futures=True)
                     continue
-                done[name] = json.loads(write_atomic(places[name], json.dumps(future.result())).read_text(encoding="utf-8"))
+                done[name] = json.loads(
+                    write_atomic(places[name], json.dumps(future.result())).read_text(encoding="utf-8")
+                )
                 bar.update()
     if failed is not None:
         raise RuntimeError(f"run {failed[0]!r} failed: {failed[1]}") from failed[1]

@@ -52,11 +52,13 @@ def pretrain_run(vision: str, rows: str, config: Mapping[str, Any], seed: int, f
     return losses
 
 
-def pairs_run(base: str, scenes: str, pairs: Mapping[str, Any], sampling: Mapping[str, Any], out: str) -> dict[str, Any]:
+def pairs_run(
+    base: str, scenes: str, pairs: Mapping[str, Any], sampling: Mapping[str, Any], out: str
+) -> dict[str, Any]:
     """Sample the base on the scenes, mend its answers into preference rows in `out` (parquet); returns what was found.
 
-    The result counts rows, the share of caption pairs whose mended error was a hallucination, and the share of question pairs
-    that rest on a mistake of the base's own.
+    The result counts rows, the share of caption pairs whose mended error was a hallucination, and the share of question
+    pairs that rest on a mistake of the base's own.
     """
     from mfpo.data.rows import read_rows, write_rows
     from mfpo.evaluate.answers import generate_answers
@@ -76,8 +78,13 @@ def pairs_run(base: str, scenes: str, pairs: Mapping[str, Any], sampling: Mappin
     made = preference_pairs(rows, captions, asks, asked, config)
     write_rows(made, out)
     own = {f"{ids[i]}-question-{name}": answer.strip() for (i, name, _), answer in zip(asks, asked)}
-    questions = [(i, rejected) for i, q, rejected in zip(made["id"], made["question"], made["rejected"]) if q != CAPTION_QUESTION]
-    taken = [len(mentioned_objects(c)) < len(mentioned_objects(r)) for c, r, q in zip(made["chosen"], made["rejected"], made["question"]) if q == CAPTION_QUESTION]
+    questions = [
+        (i, rejected) for i, q, rejected in zip(made["id"], made["question"], made["rejected"]) if q != CAPTION_QUESTION
+    ]
+    taken = [
+        len(mentioned_objects(c)) < len(mentioned_objects(r))
+        for c, r, q in zip(made["chosen"], made["rejected"], made["question"]) if q == CAPTION_QUESTION
+    ]
     return {
         "rows": len(made), "captions": len(taken), "hallucinations_mended": sum(taken) / max(1, len(taken)),
         "questions": len(questions), "own_mistakes": sum(own[i] == r for i, r in questions) / max(1, len(questions)),
@@ -85,10 +92,10 @@ def pairs_run(base: str, scenes: str, pairs: Mapping[str, Any], sampling: Mappin
 
 
 def difficulty_run(base: str, pairs: str, sampling: Mapping[str, Any], out: str) -> dict[str, Any]:
-    """Semantic entropy of the base's sampled answers to every row, and its third: parquet of `id`, `difficulty` (nats), `stage`.
+    """Semantic entropy of the base's sampled answers to every row, and its third.
 
-    Two answers mean the same when they name the same objects, or say yes or no alike. Captions and questions are ranked each
-    by themselves, for their entropies are not on one scale.
+    Writes parquet of `id`, `difficulty` (nats), `stage`. Two answers mean the same when they name the same objects, or
+    say yes or no alike. Captions and questions are ranked each by themselves, for their entropies are not on one scale.
     """
     import pandas as pd
 
@@ -101,13 +108,18 @@ def difficulty_run(base: str, pairs: str, sampling: Mapping[str, Any], out: str)
     rows, drawn = read_rows(pairs), settings_from(SamplingConfig, sampling, "difficulty")
     if drawn.samples < 2:
         raise ValueError(f"difficulty: samples is {drawn.samples}; entropy needs 2 or more")
-    answers = generate_answers(model, processor, list(rows["image"]), list(rows["question"]), ids=list(rows["id"]), **drawn.options())
+    answers = generate_answers(
+        model, processor, list(rows["image"]), list(rows["question"]), ids=list(rows["id"]), **drawn.options()
+    )
     entropy = [answer_entropy(a, same_meaning) for a in answers]
     kinds = ["caption" if question == CAPTION_QUESTION else "question" for question in rows["question"]]
     table = pd.DataFrame({"id": list(rows["id"]), "difficulty": entropy, "stage": thirds(entropy, rows["id"], kinds)})
     Path(out).parent.mkdir(parents=True, exist_ok=True)
     table.to_parquet(out)
-    return table.assign(kind=kinds).groupby(["kind", "stage"])["difficulty"].agg(["min", "mean", "max", "size"]).reset_index().to_dict("list")
+    return (
+        table.assign(kind=kinds).groupby(["kind", "stage"])["difficulty"]
+        .agg(["min", "mean", "max", "size"]).reset_index().to_dict("list")
+    )
 
 
 def same_meaning(first: str, second: str) -> bool:

@@ -108,10 +108,10 @@ def thirds(
     ids: Sequence[str],
     groups: Sequence[str] | None = None,  # the kind of each row; None ranks all together
 ) -> np.ndarray:
-    """The stage of each row, int64 (rows,): 0 the easiest third, 1, 2 the hardest; sizes, within a group, differ by at most one.
+    """The stage of each row, int64 (rows,): 0 the easiest third, 1, 2 the hardest.
 
-    Raises `ValueError` for lengths that differ, an id that occurs twice, or a difficulty that is not a number, naming
-    the rows.
+    Sizes, within a group, differ by at most one. Raises `ValueError` for lengths that differ, an id that occurs twice,
+    or a difficulty that is not a number, naming the rows.
     """
     values = np.asarray(difficulty, dtype=float)
     names = [str(i) for i in ids]

@@ -23,6 +23,7 @@ from trl.trainer.utils import get_config_model_id, use_adapter
 from ..model.logps import ROUTES, arm_logps
 from .collator import IMAGE_COLUMNS, TRUNCATION, PreferenceCollator, RowEncoder
 from .objectives import Arm, Objective, modality_fairness, preset
+from .scoring import score_arms
 
 # %% ../../nbs/train/trainer.ipynb #2e0b6fb1
 # Options of TRL's own loss, with the only value that MFPOTrainer honours.
@@ -91,23 +92,9 @@ def reference_table(
     route: str = "plain",
 ) -> dict[bytes, tuple[float, ...]]:
     """Reference log-probs of rows in nats: `collator.key(row)` to one number an arm. The model's mode is kept."""
-    table: dict[bytes, tuple[float, ...]] = {}
-    device, training = next(model.parameters()).device, model.training
-    model.eval()
     with reference_mode(model):
-        for start in range(0, len(rows), batch_size):
-            part = [rows[i] for i in range(start, min(start + batch_size, len(rows)))]
-            logps = arm_logps(model, _to(collator(part), device), collator.arms, route=route)
-            columns = [logps[arm].tolist() for arm in collator.arms]
-            table |= zip(map(collator.key, part), zip(*columns))
-    model.train(training)
-    return table
-
-
-def _to(value: Any, device: Any) -> Any:
-    if isinstance(value, Tensor):
-        return value.to(device)
-    return {k: _to(v, device) for k, v in value.items()} if isinstance(value, Mapping) else value
+        logps = score_arms(model, rows, collator, batch_size=batch_size, route=route)
+    return dict(zip(map(collator.key, rows), zip(*(logps[arm].tolist() for arm in collator.arms))))
 
 
 def undecoded(dataset: Any, columns: Sequence[str]) -> Any:
