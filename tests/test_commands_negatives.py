@@ -63,7 +63,7 @@ def test_photographs_become_rows_with_negatives():
         stamp = pathlib.Path(folder, "out.parquet").stat().st_mtime_ns
         run(*words, "--output", f"{folder}/out.parquet")
         assert pathlib.Path(folder, "out.parquet").stat().st_mtime_ns == stamp
-        with pytest.raises(BadInput, match="settings.corruption.step: 500 there, 300 now"):
+        with pytest.raises(BadInput, match="settings.corruption.step: 500 there, 300 here"):
             run(*words, "--output", f"{folder}/out.parquet", "--step", "300")
         run(*words, "--output", f"{folder}/out.parquet", "--step", "300", "--overwrite")
 

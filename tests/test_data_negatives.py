@@ -241,14 +241,14 @@ def test_the_work_of_another_run_is_refused():
             assert parts.exists()
         message = refused(build_negatives, rows, Counting(), mfpo_config(step=300), out, progress=False)
         assert (
-            "settings.corruption.step: 500 there, 300 now" in message
+            "settings.corruption.step: 500 there, 300 here" in message
             and str(parts) in message
             and "rows:" not in message
         )
         assert "rows:" in refused(
             build_negatives, rows.select(range(5)), Counting(), mfpo_config(), out, progress=False
         )
-        assert "finder: 'counting' there" in refused(
+        assert "finder: counting there" in refused(
             build_negatives, rows, AnnotatedRegions(), mfpo_config(), out, progress=False
         )
         build_negatives(rows, Counting(), mfpo_config(), out, progress=False)

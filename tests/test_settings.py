@@ -44,3 +44,13 @@ def test_a_failed_write_leaves_the_old_file():
         with pytest.raises(TypeError):
             write_atomic(path, 3.14)
         assert path.read_text() == "first" and list(path.parent.iterdir()) == [path]
+
+
+def test_differences_name_the_place():
+    there = {"rows": "3 rows", "settings": {"rate": 0.1, "stages": [{"name": "easy"}, {"name": "hard"}]}}
+    here = {"rows": "3 rows", "settings": {"rate": 0.2, "stages": [{"name": "easy"}, {"name": "all"}]}, "seed": 1}
+    assert differences(there, there) == []
+    assert differences(there, here) == [
+        "seed: None there, 1 here", "settings.rate: 0.1 there, 0.2 here", "settings.stages[1].name: hard there, all here",
+    ]
+    assert differences([1], [1, 2], "rates") == ["rates: [1] there, [1, 2] here"]

@@ -20,17 +20,16 @@ STYLE = (
     "\n"
     ":root { color-scheme: light; --ink: #1b1b1b; --quiet: #5d5d5d; --line: #dcdcdc; }\n"
     "body { font: 16px/1.55 system-ui, sans-serif; color: var(--ink); background: #fff;"
-    " margin: 0 auto; max-width: 1020px; padding: 2rem 1.2rem 4rem; }\n"
+    " margin: 0 auto; max-width: 1200px; padding: 2rem 1.2rem 4rem; }\n"
     "h1 { font-size: 1.8rem; line-height: 1.25; margin: 0 0 .3rem; }"
     " h2 { font-size: 1.3rem; margin: 2.6rem 0 .6rem; border-top: 1px solid var(--line); padding-top: 1.4rem; }\n"
     "p { max-width: 46rem; } .lead { color: var(--quiet); font-size: 1.05rem; }"
     " nav { font-size: .92rem; margin: 1.2rem 0; } nav a { margin-right: 1.1rem; }\n"
     "a { color: #0b5394; } .wide { overflow-x: auto; } figure { margin: 1.4rem 0; }"
     " figure img { max-width: 100%; height: auto; } img.pixels { image-rendering: pixelated; }\n"
-    "figcaption, caption { color: var(--quiet); font-size: .9rem;"
-    " text-align: left; caption-side: bottom; padding-top: .5rem; }\n"
-    "table { border-collapse: collapse; font-size: .86rem; font-variant-numeric: tabular-nums; }"
-    " th, td { padding: .32rem .7rem; border-bottom: 1px solid var(--line); text-align: right; white-space: nowrap; }\n"
+    "figcaption, .note { color: var(--quiet); font-size: .9rem; max-width: 60rem; margin: .5rem 0 1.6rem; }\n"
+    "table { border-collapse: collapse; font-size: .82rem; font-variant-numeric: tabular-nums; }"
+    " th, td { padding: .3rem .55rem; border-bottom: 1px solid var(--line); text-align: right; white-space: nowrap; }\n"
     "th { font-weight: 600; text-align: right; vertical-align: bottom; white-space: normal; }"
     " td:first-child, th:first-child { text-align: left; }"
     " td.text { text-align: left; white-space: normal; min-width: 12rem; }\n"
@@ -72,10 +71,9 @@ class Page:
                 for v in values
             )
             rows.append(f"<tr>{''.join(cells)}</tr>")
-        below = f"<caption>{html.escape(caption)}</caption>" if caption else ""
+        below = f'<p class="note">{html.escape(caption)}</p>' if caption else ""
         return self._add(
-            f'<div class="wide"><table>{below}<thead><tr>{head}</tr></thead>'
-            f"<tbody>{''.join(rows)}</tbody></table></div>"
+            f'<div class="wide"><table><thead><tr>{head}</tr></thead><tbody>{"".join(rows)}</tbody></table></div>{below}'
         )
 
     def figure(self, picture: Any, caption: str, width: int | None = None) -> "Page":

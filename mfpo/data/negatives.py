@@ -26,7 +26,7 @@ from mfpo.data.rows import (
     GROUP_ROWS, dataset_of_batches, open_rows, raw_batches, read_note, read_rows, row_features, row_table,
     stored_features, write_tables,
 )
-from ..settings import row_seed, settings_from, write_atomic
+from ..settings import differences, row_seed, settings_from, write_atomic
 
 # %% ../../nbs/data/negatives.ipynb #fc0eb83d
 if TYPE_CHECKING:
@@ -180,22 +180,11 @@ def _fingerprint(
     }
 
 
-def _differences(old: Any, new: Any, name: str = "") -> list[str]:
-    """Where two fingerprints differ: 'settings.corruption.step: 300 there, 500 now'."""
-    if isinstance(old, Mapping) and isinstance(new, Mapping):
-        return [
-            line
-            for key in sorted(set(old) | set(new))
-            for line in _differences(old.get(key), new.get(key), f"{name}.{key}".strip("."))
-        ]
-    return [] if old == new else [f"{name}: {old!r} there, {new!r} now"]
-
-
 def _refuse_other(path: Path, old: Mapping[str, Any], new: Mapping[str, Any]) -> None:
     """Raise `ValueError` where `path` holds the work of another run than this one."""
-    differences = _differences(old, new)
-    if differences:
-        lines = "".join(f"\n  {line}" for line in differences)
+    differing = differences(old, new)
+    if differing:
+        lines = "".join(f"\n  {line}" for line in differing)
         raise ValueError(f"{path} belongs to another run:{lines}\nChoose another out, delete it, or set overwrite=True")
 
 
@@ -285,7 +274,7 @@ def _is_done(out: Path, mark: Mapping[str, Any], overwrite: bool) -> bool:
         raise
     if not overwrite:
         _refuse_other(out, note, mark)
-    return not _differences(note, mark)
+    return not differences(note, mark)
 
 
 def _claim(parts: Path, mark: Mapping[str, Any], overwrite: bool) -> None:
@@ -294,7 +283,7 @@ def _claim(parts: Path, mark: Mapping[str, Any], overwrite: bool) -> None:
     old = json.loads(note.read_text()) if note.exists() else None
     if old is not None and not overwrite:
         _refuse_other(parts, old, mark)
-    if parts.exists() and _differences(old, mark):  # another run's, or killed before it was marked
+    if parts.exists() and differences(old, mark):  # another run's, or killed before it was marked
         shutil.rmtree(parts)
     write_atomic(note, json.dumps(mark, sort_keys=True, indent=1))
 

@@ -37,7 +37,7 @@ def work_folder(
     name: str,  # of the stage
     described_by: Any,  # plain data: settings and digests of inputs, all that decides the results
     root: str | Path = "build/work",
-    wait: float = 60.0,  # seconds for which another process that uses the folder is waited for
+    wait: float = 180.0,  # seconds for which another process that uses the folder is waited for
 ) -> Iterator[Path]:
     """A folder for what a run leaves on its way.
 

@@ -153,7 +153,7 @@ def tune_and_train(
     training: TrainingConfig,
     inputs: Mapping[str, str | None],  # base, rows, difficulty, validation: paths, as `train_run` takes them
     seeds: list[int],
-    out: str | Path,  # a folder that does not exist yet
+    out: str | Path,  # a folder; one that is there is replaced by the whole result, at the end
     *,
     name: str,  # of the stage: where a killed run's work is found again
     processes: int = 2,
@@ -199,5 +199,6 @@ def tune_and_train(
             (place / "history.json").write_text(json.dumps(result["history"], indent=1), encoding="utf-8")
         summary = {"rate": chosen, "runs": runs}
         (beside / "tuning.json").write_text(json.dumps(summary, indent=1), encoding="utf-8")
+        shutil.rmtree(out, ignore_errors=True)
         beside.rename(out)
     return summary

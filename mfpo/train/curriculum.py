@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['SCHEDULES', 'WITHOUT_INFLUENCE', 'Stage', 'plan_stages', 'rows_digest', 'weights_digest', 'fingerprint',
-           'differences', 'claim_folder', 'CurriculumRun', 'last_checkpoint', 'train_curriculum']
+           'claim_folder', 'CurriculumRun', 'last_checkpoint', 'train_curriculum']
 
 # %% ../../nbs/train/curriculum.ipynb #cadaf09d
 import copy
@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 
-from ..settings import write_atomic
+from ..settings import differences, write_atomic
 from .collator import RowEncoder
 from .difficulty import STAGES
 from .objectives import Objective
@@ -118,17 +118,6 @@ def fingerprint(
     whole = {"model": weights_digest(model), "objective": repr(objective), "settings": settings, "adapter": adapter,
              "stages": described, "processes": config.world_size}
     return json.loads(json.dumps(whole, default=str, sort_keys=True))
-
-
-def differences(there: Any, here: Any, where: str = "") -> list[str]:
-    """What differs between two fingerprints, one line each, such as `settings.learning_rate: 0.001 there, 0.002
-    here`."""
-    if isinstance(there, dict) and isinstance(here, dict):
-        keys = sorted(there.keys() | here.keys())
-        return [d for k in keys for d in differences(there.get(k), here.get(k), f"{where}.{k}" if where else k)]
-    if isinstance(there, list) and isinstance(here, list) and len(there) == len(here):
-        return [d for i, (a, b) in enumerate(zip(there, here)) for d in differences(a, b, f"{where}[{i}]")]
-    return [] if there == here else [f"{where}: {there} there, {here} here"]
 
 
 def claim_folder(folder: Path, made_with: Mapping[str, Any], write: bool = True) -> None:
