@@ -56,7 +56,7 @@ test: check-export  ## environment, export check; then all notebooks and tests
 	python -m pytest -n 2 --dist loadfile
 
 lab: $(STAMP)  ## open the notebooks in JupyterLab
-	jupyter lab nbs
+	jupyter lab $(if $(filter 0,$(shell id -u)),--allow-root) nbs
 
 export: $(STAMP)  ## after editing notebooks: clean them, write mfpo/, tests/ and README.md from them
 	nbdev_clean
