@@ -29,7 +29,7 @@ STYLE = (
     " figure img { max-width: 100%; height: auto; } img.pixels { image-rendering: pixelated; }\n"
     "figcaption, .note { color: var(--quiet); font-size: .9rem; max-width: 60rem; margin: .5rem 0 1.6rem; }\n"
     "table { border-collapse: collapse; font-size: .82rem; font-variant-numeric: tabular-nums; }"
-    " th, td { padding: .3rem .55rem; border-bottom: 1px solid var(--line); text-align: right; white-space: nowrap; }\n"
+    " th, td { padding: .28rem .4rem; border-bottom: 1px solid var(--line); text-align: right; white-space: nowrap; }\n"
     "th { font-weight: 600; text-align: right; vertical-align: bottom; white-space: normal; }"
     " td:first-child, th:first-child { text-align: left; }"
     " td.text { text-align: left; white-space: normal; min-width: 12rem; }\n"
