@@ -1,6 +1,7 @@
 """What holds the project together: the pipeline's notebooks, the exporters, the light import, the stages' parameters."""
 
 import ast
+import hashlib
 import json
 import os
 import re
@@ -304,3 +305,18 @@ def test_every_module_that_a_stage_loads_is_known_to_it():
         out = subprocess.run([sys.executable, "-c", code, json.dumps(top)], capture_output=True, text=True, check=True, cwd=ROOT)
         loaded = {m for m in json.loads(out.stdout) if code_cells.module_path(m)}
         assert loaded <= known, f"{notebook}: {sorted(loaded - known)}"
+
+
+@pytest.mark.parametrize("split", ["validation", "test", "preference"])
+def test_the_tracked_splits_are_drawn_again_bit_for_bit(split, tmp_path):
+    """The file that DVC tracks, by its MD5, against the split drawn from the seed of params.yaml."""
+    from mfpo.data.rows import write_rows
+    from mfpo.data.scenes import WorldConfig, scene_rows
+    from mfpo.settings import settings_from
+
+    tracked = yaml.safe_load((ROOT / "data.dvc").read_text(encoding="utf-8"))["outs"][0]["md5"]
+    listing = json.loads((ROOT / "dvcstore" / "files" / "md5" / tracked[:2] / tracked[2:]).read_text(encoding="utf-8"))
+    digests = {entry["relpath"]: entry["md5"] for entry in listing}
+    world = settings_from(WorldConfig, yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))["world"], "params.yaml: world")
+    drawn = write_rows(scene_rows(world, split), tmp_path / f"{split}.parquet")
+    assert hashlib.md5(drawn.read_bytes()).hexdigest() == digests[f"{split}.parquet"]
