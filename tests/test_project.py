@@ -2,6 +2,7 @@
 
 import ast
 import hashlib
+import io
 import json
 import os
 import re
@@ -305,6 +306,20 @@ def test_every_module_that_a_stage_loads_is_known_to_it():
         out = subprocess.run([sys.executable, "-c", code, json.dumps(top)], capture_output=True, text=True, check=True, cwd=ROOT)
         loaded = {m for m in json.loads(out.stdout) if code_cells.module_path(m)}
         assert loaded <= known, f"{notebook}: {sorted(loaded - known)}"
+
+
+def test_the_readme_shows_the_verdicts_that_were_found():
+    """Its stored output is of the results in git (another machine's run may differ); run nbs/index.ipynb again when they change."""
+    import pandas as pd
+
+    shown = subprocess.run(["git", "show", ":results/claims.csv"], capture_output=True, text=True, cwd=ROOT)
+    if shown.returncode:
+        pytest.skip("not a git checkout, so there are no committed results to compare with")
+    claims = pd.read_csv(io.StringIO(shown.stdout)).round(1)
+    text = " ".join((ROOT / "README.md").read_text(encoding="utf-8").split())
+    for row in claims.itertuples():
+        shown = f"{row.claim} {row.score} {row.difference} {row.difference_low} {row.difference_high} {row.verdict}"
+        assert shown in text, f"README.md lacks: {shown}"
 
 
 @pytest.mark.parametrize("split", ["validation", "test", "preference"])
