@@ -121,7 +121,9 @@ def parse_options(
     """
     from trl import TrlParser
 
-    parser = TrlParser(list(kinds), prog=prog, description=description, allow_abbrev=False)
+    # a short usage: with TRL's options the full one is a page long, and would hide the message below it
+    usage = f"{prog} [--config FILE] [options]"
+    parser = TrlParser(list(kinds), prog=prog, usage=usage, description=description, allow_abbrev=False)
     parser.add_argument("--config", metavar="FILE", help="YAML file with the same options; flags win over it")
     parser.set_defaults_with_config(**defaults)
     words = [part for word in argv for part in (word.split("=", 1) if word.startswith("--config=") else [word])]
