@@ -64,6 +64,16 @@ def test_what_cannot_be_is_refused_with_its_place():
         parsed("--config", "no-such.yaml")
 
 
+def test_words_that_are_no_option_are_named_with_the_nearest_one():
+    for words, message in (
+        (["--step", "3"], "unknown option --step (did you mean --steps?); 'mfpo example --help' lists them"),
+        (["--learning_rat=3"], "unknown option --learning_rat (did you mean --learning_rate?)"),
+        (["--tags", "a", "--steps", "3", "four"], "'four' belongs to no option; a value with blanks in it needs quotes"),
+    ):
+        code, text = refusal(*words)
+        assert code == 2 and message in text, text
+
+
 def test_errors_about_input_are_told_from_others():
     with pytest.raises(BadInput, match="no such row"), bad_input():
         raise ValueError("no such row")

@@ -85,19 +85,24 @@ def _read_config(path: str) -> dict[str, Any]:
     return config
 
 
+def _unknown(parser: Any, given: Sequence[Any], known: Sequence[str]) -> str:
+    """What to say of options that do not exist, each with the nearest that does."""
+    near = [
+        f"{name} (did you mean {close[0]}?)"
+        if (close := difflib.get_close_matches(str(name), known, 1))
+        else str(name)
+        for name in given
+    ]
+    return f"unknown option {', '.join(near)}; '{parser.prog} --help' lists them"
+
+
 def _apply_config(parser: Any, path: str) -> None:
     """Make the values of the file at `path` the parser's defaults."""
     config = _read_config(path)
     actions = {action.dest: action for action in parser._actions if action.dest not in ("help", "config")}
     unknown = [name for name in config if name not in actions]
     if unknown:
-        near = [
-            f"{name} (did you mean {close[0]}?)"
-            if (close := difflib.get_close_matches(str(name), actions, 1))
-            else str(name)
-            for name in unknown
-        ]
-        parser.error(f"--config {path}: unknown option {', '.join(near)}; '{parser.prog} --help' lists them")
+        parser.error(f"--config {path}: {_unknown(parser, unknown, list(actions))}")
     values = {}
     for name, value in config.items():
         try:
@@ -133,9 +138,17 @@ def parse_options(
     if path is not None and not {"-h", "--help"} & set(words):
         _apply_config(parser, path)
     try:
-        return parser.parse_args_into_dataclasses(args=words, look_for_args_file=False)[: len(kinds)]
-    except ValueError as error:  # from a dataclass, or for words that are no option
+        *parsed, left = parser.parse_args_into_dataclasses(
+            args=words, return_remaining_strings=True, look_for_args_file=False
+        )
+    except ValueError as error:  # from a dataclass
         parser.error(str(error))
+    if left:
+        options = [word.split("=", 1)[0] for word in left if word.startswith("--")]
+        known = [name for action in parser._actions for name in action.option_strings if name.startswith("--")]
+        stray = f"{left[0]!r} belongs to no option; a value with blanks in it needs quotes"
+        parser.error(_unknown(parser, options, known) if options else stray)
+    return tuple(parsed[: len(kinds)])
 
 
 def require(prog: str, options: Any, *names: str) -> None:
