@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from PIL import Image, ImageDraw
 
+from mfpo.model.logps import choose_route
 from mfpo.model.small import small_vlm_for_tests
 
 ARMS = [("chosen", "original"), ("rejected", "original"), ("chosen", "negative")]
@@ -93,22 +94,6 @@ def test_only_the_negative_arm_sees_the_negative_image():
     assert (a[ARMS[2]] - a[ARMS[0]]).abs().max() > 1e-3
 
 
-def test_per_image_inputs_are_joined_generically():
-    # tiles of LLaVA-NeXT: (images, tiles, …) with different numbers of tiles; patches of Qwen-VL: (patches, width)
-    tiles = concat_padded([torch.ones(2, 3, 4), torch.ones(1, 5, 4)])
-    assert tiles.shape == (3, 5, 4) and tiles.sum() == 2 * 3 * 4 + 5 * 4
-    assert concat_padded([torch.ones(7, 6), torch.ones(5, 6)]).shape == (12, 6)
-    model, processor = small_vlm_for_tests()
-    batch = two_rows(processor)
-    for prompt in batch["prompts"].values():
-        prompt["image_grid_thw"] = torch.tensor([[1, 4, 4], [1, 4, 4]])
-        prompt["mm_token_type_ids"] = (prompt["input_ids"] == model.config.image_token_id).long()
-    inputs, is_answer = arm_inputs(batch, ARMS)
-    assert inputs["image_grid_thw"].shape == (6, 3) and inputs["pixel_values"].shape == (6, 3, 64, 64)
-    assert torch.equal(inputs["mm_token_type_ids"].bool(), inputs["input_ids"] == model.config.image_token_id)
-    assert (inputs["mm_token_type_ids"].sum(1) == 16).all() and not (is_answer & inputs["mm_token_type_ids"].bool()).any()
-
-
 def test_sums_are_exact_in_double():
     # a float32 running sum of 1e8 and many 1s stays at 1e8
     values = torch.tensor([1e8] + [1.0] * 50, dtype=torch.float32)
@@ -117,7 +102,7 @@ def test_sums_are_exact_in_double():
 
 def test_unknown_routes_and_arms_are_refused():
     model, processor = small_vlm_for_tests()
-    with pytest.raises(ValueError, match="'tree' is unknown; there is plain"):
-        arm_logps(model, two_rows(processor), ARMS, route="tree")
+    with pytest.raises(ValueError, match="'fast' is unknown; there is plain, tree, auto"):
+        arm_logps(model, two_rows(processor), ARMS, route="fast")
     with pytest.raises(ValueError, match="answers hold .*not .*own"):
         arm_logps(model, two_rows(processor), [("own", "original")])

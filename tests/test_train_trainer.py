@@ -109,7 +109,7 @@ def test_training_starts_at_3_log_2_and_prefers_the_chosen():
 
 def test_policy_and_reference_get_the_same_pixels_and_nothing_is_scored_twice():
     with tempfile.TemporaryDirectory() as folder:
-        trainer = small_trainer(folder, drawn_rows(4))
+        trainer = small_trainer(folder, drawn_rows(4), route="plain")
         calls = []
         def watch(module, args, kwargs, output):
             active = any(not m.disable_adapters for m in trainer.model.modules() if hasattr(m, "disable_adapters"))
@@ -120,6 +120,108 @@ def test_policy_and_reference_get_the_same_pixels_and_nothing_is_scored_twice():
     assert policy and not reference and torch.equal(pixels, reference_pixels) and torch.equal(ids, reference_ids)
     assert len(pixels) == 3 * 4  # three arms of four rows
     assert torch.equal(pixels[:4], pixels[4:8]) and not torch.equal(pixels[:4], pixels[8:])
+
+
+def test_the_tower_runs_once_for_every_picture():
+    for options, expected in (({}, [5, 5]), ({"image_memory_mb": 8}, [1, 1, 1, 1, 1]), ({"route": "plain"}, [12, 12, 12, 12])):
+        with tempfile.TemporaryDirectory() as folder:
+            trainer = small_trainer(folder, drawn_rows(4), **{"route": "tree"} | options)
+            tower, calls = trainer.model.get_base_model().model.vision_tower, []
+            tower.register_forward_pre_hook(lambda m, a, kw: calls.append(len(a[0] if a else kw["pixel_values"])), with_kwargs=True)
+            rows = [trainer.train_dataset[i] for i in range(4)]
+            losses = [trainer.compute_loss(trainer.model, trainer.data_collator(rows)) for _ in range(2)]
+        assert calls == expected and losses[0].item() == losses[1].item()
+
+
+def test_a_run_by_trees_is_the_run_by_rows_of_their_own():
+    def final_weights(options, route):
+        changed, torch_state = dict(options), torch.random.get_rng_state()
+        projector, whole = changed.pop("projector", False), changed.pop("whole", False)
+        with tempfile.TemporaryDirectory() as folder:
+            model, processor = small_vlm_for_tests()
+            if whole:
+                model.model.vision_tower.requires_grad_(whole == "with tower")
+            trainer = MFPOTrainer(
+                model=model, ref_model=small_vlm_for_tests()[0] if whole else None, train_dataset=drawn_rows(8),
+                processing_class=processor, args=settings(folder, route=route, num_train_epochs=2, adam_epsilon=1e-3, **changed),
+                peft_config=None if whole else lora(model, r=4, projector=projector),
+            )
+            trainer.train()
+        torch.random.set_rng_state(torch_state)
+        return trained(trainer), [h["loss"] for h in trainer.state.log_history if "loss" in h]
+
+    for options in (
+        {}, {"objective": "mdpo"}, {"projector": True}, {"whole": True, "learning_rate": 1e-3}, {"whole": "with tower", "learning_rate": 1e-3},
+        {"gradient_checkpointing": True, "gradient_checkpointing_kwargs": {"use_reentrant": False}},
+        {"gradient_checkpointing": True, "gradient_checkpointing_kwargs": {"use_reentrant": True}},
+        {"gradient_accumulation_steps": 2, "per_device_train_batch_size": 2}, {"precompute_ref_log_probs": True},
+        {"image_memory_mb": 8}, {"objective": "sft"},
+    ):
+        (tree, tree_losses), (plain, plain_losses) = (final_weights(options, route) for route in ("tree", "plain"))
+        assert tree.keys() == plain.keys() and len(tree) > 0, options
+        assert max(abs(t - p) for t, p in zip(tree_losses, plain_losses, strict=True)) < 1e-4, options
+        distance = max(((tree[n] - plain[n]).norm() / (1e-6 + plain[n].norm())).item() for n in tree)
+        assert distance < 1e-3, (options, distance)
+
+
+def test_two_processes_train_as_one():
+    import os
+    import subprocess
+    import sys
+    import textwrap
+
+    program = """
+    import sys
+    import datasets
+    from PIL import Image, ImageDraw
+    from mfpo.model.small import small_vlm_for_tests
+    from mfpo.model.vlm import lora
+    from mfpo.train.trainer import MFPOConfig, MFPOTrainer
+
+    RUNS = {"checkpointed": {"gradient_checkpointing": True}, "projector": {"projector": True}, "lasting": {"image_memory_mb": 8}}
+
+    def run(folder, name, batch):
+        options = dict(RUNS[name])
+        rows = []
+        for i in range(8):
+            image = Image.new("RGB", (64, 64), "white")
+            ImageDraw.Draw(image).rectangle([16 * (i % 4), 16, 16 * (i % 4) + 15, 31], fill=("red", "blue")[i % 2])
+            rows.append({"id": str(i), "image": image, "negative": Image.new("RGB", (64, 64), "black"),
+                         "question": ["describe the image .", "which color is it ?"][i % 2],
+                         "chosen": "it is red ." if i % 2 == 0 else "the table is blue and white .", "rejected": "there is no cup ."})
+        model, processor = small_vlm_for_tests()
+        peft = lora(model, r=4, projector=options.pop("projector", False))
+        args = MFPOConfig(
+            output_dir=f"{folder}/{name}", bf16=False, use_cpu=True, report_to="none", disable_tqdm=True, logging_steps=1,
+            per_device_train_batch_size=batch, learning_rate=1e-2, adam_epsilon=1e-3, num_train_epochs=2, save_strategy="no", seed=3,
+            route="tree", **{"gradient_checkpointing": False, **options})
+        trainer = MFPOTrainer(model=model, args=args, train_dataset=datasets.Dataset.from_list(rows),
+                              processing_class=processor, peft_config=peft)
+        trainer.train()
+        trainer.save_model(f"{folder}/{name}/weights")
+        return trainer.accelerator.num_processes
+
+    if __name__ == "__main__":
+        for name in RUNS:
+            assert run(sys.argv[1], name, batch=2) == 2
+    """
+    from safetensors.torch import load_file
+
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "program.py"
+        program = textwrap.dedent(program)
+        file.write_text(program)
+        launch = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--num_machines", "1",
+                  "--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0", str(file), f"{folder}/two"]
+        done = subprocess.run(launch, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+        assert done.returncode == 0, done.stderr[-3000:]
+        names = {"__name__": "one_process"}
+        exec(program, names)
+        for name in names["RUNS"]:
+            assert names["run"](f"{folder}/one", name, batch=4) == 1
+            one, two = (load_file(f"{folder}/{n}/{name}/weights/adapter_model.safetensors") for n in ("one", "two"))
+            assert one.keys() == two.keys()
+            assert max(((one[n] - two[n]).norm() / (1e-6 + one[n].norm())).item() for n in one) < 1e-3, name
 
 
 def test_only_the_adapter_learns_and_without_it_the_model_is_the_reference():
@@ -169,7 +271,7 @@ def test_full_fine_tuning_takes_a_second_model():
 
 def test_sft_asks_no_reference():
     with tempfile.TemporaryDirectory() as folder:
-        trainer = small_trainer(folder, objective="sft")
+        trainer = small_trainer(folder, objective="sft", route="tree")  # `auto` would try both routes first
         calls = []
         trainer.model.get_base_model().register_forward_hook(lambda *a: calls.append(1))
         trainer.compute_loss(trainer.model, trainer.data_collator([trainer.train_dataset[0]]))
@@ -243,7 +345,8 @@ def test_options_without_effect_are_refused():
             ({"label_smoothing": 0.1}, "label_smoothing"),
             ({"beta": 0.0}, "beta=0.0"),
             ({"objective": "ppo"}, "'ppo' is unknown"),
-            ({"route": "tree"}, "route='tree'"),
+            ({"route": "fast"}, "route='fast'"),
+            ({"image_memory_mb": -1}, "image_memory_mb=-1"),
             ({"objective": "dpo", "eta": 1.0}, "eta=1.0"),
             ({"truncation": "left"}, "truncation='left'"),
             ({"objective_weights": {"picture": 1.0}}, "no term picture"),

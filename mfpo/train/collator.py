@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..model.logps import TOKEN_INPUTS, concat_padded
+from ..model.layout import TOKEN_INPUTS, concat_padded
 from .objectives import Arm, preset
 
 # %% ../../nbs/train/collator.ipynb #3c21e9d1
@@ -218,6 +218,13 @@ class PreferenceCollator:
             masks = [torch.ones_like(i) for i in ids]
             answers[name] = {"input_ids": pad_right(ids, pad), "attention_mask": pad_right(masks, 0)}
         batch = {"prompts": prompts, "answers": answers, "pad_token_id": pad}
+        batch["sizes"] = {
+            image: {key: [len(p[image][key]) for p, _ in encoded] for key in prompt if key not in TOKEN_INPUTS}
+            for image, prompt in prompts.items()
+        }
+        batch["images"] = {
+            image: [int.from_bytes(_digest(row[IMAGE_COLUMNS[image]])[:8], "little") for row in rows] for image in prompts
+        }
         known = [self.reference.get(self.key(row)) for row in rows] if self.reference else [None]
         if None not in known:
             batch["reference"] = {arm.label: torch.tensor(values) for arm, values in zip(self.arms, zip(*known))}

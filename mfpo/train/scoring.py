@@ -22,7 +22,8 @@ def score_arms(
     collator: PreferenceCollator,  # decides the arms
     *,
     batch_size: int = 32,
-    route: str = "plain",
+    route: str = "auto",
+    memory: Any = None,  # a `mfpo.model.vision.ImageMemory` with image features to take from, and to leave
     progress: str = "",  # title of a progress bar; none where empty
 ) -> dict[Arm, np.ndarray]:
     """Log-probs in nats, summed over the answer: arm to float64 (rows,), in the order of the rows.
@@ -41,7 +42,10 @@ def score_arms(
         with torch.no_grad():
             for start in tqdm(starts, desc=progress, unit="batch", disable=not progress):
                 batch = collator([rows[i] for i in range(start, min(start + batch_size, len(rows)))])
-                for arm, logps in arm_logps(model, send_to_device(batch, device), collator.arms, route=route).items():
+                batch = send_to_device(batch, device)
+                if memory is not None:
+                    memory.clear()  # of the last batch, unless it is to last
+                for arm, logps in arm_logps(model, batch, collator.arms, route=route, memory=memory).items():
                     parts[arm].append(logps.double().cpu().numpy())
     finally:
         model.train(training)

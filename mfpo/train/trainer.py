@@ -21,6 +21,7 @@ from trl.models.utils import disable_gradient_checkpointing
 from trl.trainer.utils import get_config_model_id, use_adapter
 
 from ..model.logps import ROUTES, arm_logps
+from ..model.vision import ImageMemory
 from .collator import IMAGE_COLUMNS, TRUNCATION, PreferenceCollator, RowEncoder
 from .objectives import Arm, Objective, modality_fairness, preset
 from .scoring import score_arms
@@ -50,7 +51,14 @@ class MFPOConfig(DPOConfig):
         default=None, metadata={"help": "Weights of the objective's terms by name; 0 leaves one out. Default: all 1."}
     )
     eta: float = field(default=0.0, metadata={"help": "Offset of the margin term, in the unit of the reward."})
-    route: str = field(default="plain", metadata={"help": "How arms are laid out in rows of the model."})
+    route: str = field(
+        default="auto", metadata={"help": "How arms are laid out in rows of the model: tree, plain, or auto for tree "
+                                  "where the model allows it. The numbers are the same."}
+    )
+    image_memory_mb: float = field(
+        default=0, metadata={"help": "Memory for image features kept between steps, MiB per process; used only where "
+                             "nothing on the vision side is trained."}
+    )
     truncation: str = field(default="refuse", metadata={"help": "Rows over max_length: 'refuse', or cut the 'answer'."})
     encoder_cache_mb: int = field(default=2048, metadata={"help": "Memory for processed rows, MiB per process."})
 
@@ -62,6 +70,8 @@ class MFPOConfig(DPOConfig):
                                  "and describe the loss by `objective`")
         if self.route not in ROUTES:
             raise ValueError(f"route={self.route!r} is unknown; there is {', '.join(ROUTES)}")
+        if self.image_memory_mb < 0:
+            raise ValueError(f"image_memory_mb={self.image_memory_mb} must not be negative; 0 keeps nothing")
         if self.truncation not in TRUNCATION:
             raise ValueError(f"truncation={self.truncation!r} is unknown; use one of {list(TRUNCATION)}")
         self.make_objective()
@@ -89,11 +99,12 @@ def reference_table(
     collator: PreferenceCollator,
     *,
     batch_size: int = 8,
-    route: str = "plain",
+    route: str = "auto",
+    memory: ImageMemory | None = None,
 ) -> dict[bytes, tuple[float, ...]]:
     """Reference log-probs of rows in nats: `collator.key(row)` to one number an arm. The model's mode is kept."""
     with reference_mode(model):
-        logps = score_arms(model, rows, collator, batch_size=batch_size, route=route)
+        logps = score_arms(model, rows, collator, batch_size=batch_size, route=route, memory=memory)
     return dict(zip(map(collator.key, rows), zip(*(logps[arm].tolist() for arm in collator.arms))))
 
 
@@ -155,6 +166,7 @@ class MFPOTrainer(DPOTrainer):
                 name, trust_remote_code=args.trust_remote_code
             )
         self.objective = objective or args.make_objective()
+        self.images, self.reference_images = ImageMemory(args.image_memory_mb), ImageMemory(args.image_memory_mb)
         encoder = encoder or RowEncoder(processing_class, args.encoder_cache_mb)
         collator = PreferenceCollator(encoder, self.objective.arms, args.max_length, args.truncation)
         read = ["id", *collator.columns]
@@ -171,6 +183,9 @@ class MFPOTrainer(DPOTrainer):
             )
         finally:
             args.precompute_ref_log_probs = precompute
+        if args.image_memory_mb and (self.is_deepspeed_enabled or self.is_fsdp_enabled):
+            raise ValueError(f"image_memory_mb={args.image_memory_mb}: the vision tower is not whole on any device "
+                             "under DeepSpeed or FSDP; leave it at 0")
         if not self.objective.reference_arms:
             self.ref_model = None  # TRL loads one for full fine-tuning whatever the loss
         elif precompute:
@@ -203,14 +218,16 @@ class MFPOTrainer(DPOTrainer):
             share = rows.select(range(len(rows) * rank // count, len(rows) * (rank + 1) // count))
             size = self.args.precompute_ref_batch_size or self.args.per_device_train_batch_size
             model = self.model if self.ref_model is None else self.ref_model
+            memory = self.images if self.ref_model is None else self.reference_images
             with self.compute_loss_context_manager():
-                table = reference_table(model, share, collator, batch_size=size, route=self.args.route)
+                table = reference_table(model, share, collator, batch_size=size, route=self.args.route, memory=memory)
             for part in gather_object([table]):
                 collator.reference |= part
 
     def _compute_loss(self, model: Any, inputs: dict[str, Any], return_outputs: bool = False) -> Tensor:
         # TRL's compute_loss and prediction_step both end here; outputs are only asked for by compute_metrics.
-        policy = arm_logps(model, inputs, self.objective.arms, route=self.args.route)
+        self.images.clear()  # of the last step, unless they are to last
+        policy = arm_logps(model, inputs, self.objective.arms, route=self.args.route, memory=self.images)
         loss, metrics = self.objective(policy, self._reference(inputs))
         values = torch.stack([value.float() for value in metrics.values()])
         means = self.accelerator.gather(values).view(-1, len(values)).mean(0).tolist()
@@ -228,9 +245,10 @@ class MFPOTrainer(DPOTrainer):
         if self.ref_model is None:
             model = self.accelerator.unwrap_model(self.model)
             with reference_mode(model, self.args.gradient_checkpointing_kwargs):
-                return arm_logps(self.model, inputs, arms, route=self.args.route)
+                return arm_logps(self.model, inputs, arms, route=self.args.route, memory=self.images)
+        self.reference_images.clear()  # another model, perhaps with another vision tower
         with torch.no_grad():
-            return arm_logps(self.ref_model, inputs, arms, route=self.args.route)
+            return arm_logps(self.ref_model, inputs, arms, route=self.args.route, memory=self.reference_images)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         # TRL logs the mean of each metric over the steps since the last log; a ratio is taken of the means instead.
