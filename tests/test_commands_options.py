@@ -79,3 +79,17 @@ def test_errors_about_input_are_told_from_others():
         raise ValueError("no such row")
     with pytest.raises(KeyError), bad_input():
         raise KeyError("a mistake of the program")
+
+
+def test_decisions_of_the_library_are_shown_once():
+    import logging
+    from mfpo.commands.options import show_decisions
+
+    log, said = logging.getLogger("mfpo"), io.StringIO()
+    kept, log.handlers = log.handlers, []
+    with contextlib.redirect_stderr(said):
+        show_decisions()
+        show_decisions()
+        logging.getLogger("mfpo.model.logps").info("route: tree")
+    log.handlers = kept
+    assert said.getvalue() == "route: tree\n"

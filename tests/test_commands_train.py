@@ -102,6 +102,21 @@ def test_a_curriculum_measures_difficulty_once():
         assert len(stored["difficulty"]) == 6 and stored["measure"] == "token_entropy"
 
 
+def test_a_file_of_reference_log_probs_is_made_used_and_refused():
+    with tempfile.TemporaryDirectory() as folder:
+        words = [*prepared(folder), "--route", "plain"]
+        plain = run(*words, "--precompute_ref_log_probs")
+        first = pathlib.Path(folder, "run", "adapter_model.safetensors").read_bytes()
+        cached = [*words, "--reference-cache", f"{folder}/reference.parquet"]
+        assert run(*cached, "--output_dir", f"{folder}/again").splitlines()[-2] == plain.splitlines()[-2]
+        assert pathlib.Path(folder, "again", "adapter_model.safetensors").read_bytes() == first
+        with pytest.raises(BadInput, match="reference.parquet is out of date .* max_length: 1024 there, 500 here. Remove"):
+            run(*cached, "--output_dir", f"{folder}/other", "--max_length", "500")
+        pathlib.Path(folder, "reference.parquet").write_text("")
+        with pytest.raises(BadInput, match="reference.parquet is no file of reference log-probs"):
+            run(*cached, "--output_dir", f"{folder}/other2")
+
+
 def test_options_have_trls_names():
     with tempfile.TemporaryDirectory() as folder:
         options, config, model_args = parse(

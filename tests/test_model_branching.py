@@ -7,7 +7,8 @@ import logging
 import pytest
 import torch
 
-from mfpo.model import branching, tree
+from mfpo.model import branching
+from mfpo.model import tree as tree_rows
 from mfpo.model.branching import tree_logps
 from mfpo.model.logps import ROUTES, arm_logps, choose_route, plain_logps
 from mfpo.model.tiny import FAMILIES, tiny_batch, tiny_vlm
@@ -142,7 +143,7 @@ def test_two_calls_are_one_call():
     hook = model.register_forward_pre_hook(lambda *a: calls.append(1))
     together = tree_logps(model, batch, ARMS)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(tree, "MIN_SAVED", 1)
+        patch.setattr(tree_rows, "MIN_SAVED", 1)
         apart = tree_logps(model, batch, ARMS)
     hook.remove()
     assert len(calls) == 3 and (together - apart).abs().max() < 1e-11
@@ -153,7 +154,7 @@ def test_a_synchronised_model_is_called_once():
     batch, calls = tiny_batch(wrapped.module, rows=4), []
     wrapped.module.register_forward_pre_hook(lambda *a: calls.append(1))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(tree, "MIN_SAVED", 1)
+        patch.setattr(tree_rows, "MIN_SAVED", 1)
         logps = tree_logps(wrapped, batch, ARMS)
     assert len(calls) == 1 and (logps - plain_logps(wrapped.module, batch, ARMS)).abs().max() < 1e-10
 

@@ -69,6 +69,33 @@ def test_a_run_repeats_and_leaves_the_base_as_it_was():
         assert not any("lora" in name for name, _ in _base(inputs["base"])[0].named_parameters())
 
 
+def test_a_run_reads_the_reference_file_of_its_base():
+    from mfpo.runs.reference import reference_run
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        inputs = inputs_in(folder)
+        shared, file = {"epochs": 1, "batch_size": 4, "lora_r": 2}, str(folder / "reference.parquet")
+        dpo = {"title": "DPO", "objective": "dpo", "schedule": "easy_to_hard"}
+        reference_run(inputs["base"], inputs["rows"], [dpo], shared, file)
+        results = [
+            train_run(**inputs, method=dpo, training=shared, seed=1, rate=1e-3, folder=str(folder / f"run{i}"), reference=r)
+            for i, r in enumerate((None, file))
+        ]
+        # the same run up to rounding: without a file the stages are scored each by itself, in other batches
+        losses = [[e["train_loss"] for e in result["history"] if "train_loss" in e] for result in results]
+        assert len(losses[0]) == 3 and losses[0] == pytest.approx(losses[1], abs=1e-5)
+        sft = {"title": "SFT", "objective": "sft"}
+        asked = train_run(**inputs, method=sft, training=shared, seed=1, rate=1e-3, folder=str(folder / "sft"))
+        assert asked["history"]
+        # the margin alone asks for the chosen answer, DPO for the rejected one too
+        less = str(folder / "less.parquet")
+        reference_run(inputs["base"], inputs["rows"], [{"title": "margin", "objective": "margin"}], shared, less)
+        with pytest.raises(ValueError, match="less.parquet lacks the arm rejected_original; it has chosen_original"):
+            train_run(
+                **inputs, method=dpo, training=shared, seed=1, rate=1e-3, folder=str(folder / "x"), reference=less
+            )
+
+
 def test_tuning_chooses_by_validation_and_seeds_are_all_trained():
     from mfpo.runs.training import tune_and_train  # other processes find it by this name, not in a notebook
     with tempfile.TemporaryDirectory() as temporary:

@@ -143,6 +143,31 @@ def test_one_stage_is_the_trainer_s_own_run():
         assert weights.keys() == trained.keys() and all(torch.equal(weights[n], trained[n]) for n in weights)
 
 
+def test_the_stages_share_one_file_of_reference_log_probs():
+    from mfpo.model.reference import read_reference
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "reference.parquet"
+        # rows of their own (by trees the bare model computes pictures in other groups, and rounds otherwise)
+        quick = dict(save_strategy="no", route="plain", eval_rows=drawn_rows(2).map(lambda row: {"chosen": "a cup ."}))
+        run(Path(folder) / "memory", precompute_ref_log_probs=True, **quick)
+        run(Path(folder) / "file", reference_cache=str(file), **quick)
+        a, b = saved(Path(folder) / "memory"), saved(Path(folder) / "file")
+        assert all(torch.equal(a[s][n], b[s][n]) for s in a for n in a[s])
+        # made once, for all stages and the held-out rows; another order of the stages reads it as it is
+        assert len(read_reference(file).rows) == 14
+        before = file.stat().st_mtime_ns
+        run(Path(folder) / "turned", plan_stages(drawn_rows(), "hard_to_easy"), reference_cache=str(file), **quick)
+        # the file decides nothing: a folder goes on under another one, and a finished one asks for none
+        run(Path(folder) / "file", reference_cache=str(Path(folder) / "other.parquet"), **quick)
+        assert file.stat().st_mtime_ns == before and not (Path(folder) / "other.parquet").exists()
+        with pytest.raises(ValueError, match="stage main changes max_length, so its reference"):
+            main = [Stage("main", drawn_rows(), {"max_length": 99})]
+            run(Path(folder) / "changed", main, reference_cache=str(file), **quick)
+        # a model that is trained in full is scored before the first step, from its frozen copy
+        full = dict(lora_weights=False, learning_rate=1e-3, num_train_epochs=1, reference_cache=str(file), **quick)
+        run(Path(folder) / "full", plan_stages(drawn_rows())[:2], **full)
+
+
 def test_full_fine_tuning_is_staged_and_resumed_too():
     with tempfile.TemporaryDirectory() as folder:
         quick = dict(

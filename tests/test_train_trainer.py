@@ -248,6 +248,55 @@ def test_precomputed_reference_gives_the_same_run():
         assert all(torch.allclose(weights[n], early_weights[n], atol=2e-3) for n in weights)
 
 
+def test_a_run_with_a_reference_file_is_the_run_that_scores_for_itself():
+    from mfpo.model.reference import ReferenceFileError, read_reference
+    with tempfile.TemporaryDirectory() as folder:
+        file, runs = str(Path(folder) / "reference.parquet"), []
+        options = dict(num_train_epochs=2, eval_dataset=drawn_rows(10).select([8, 9]))
+        for settings_of_run in ({"precompute_ref_log_probs": True}, {"reference_cache": file}, {"reference_cache": file}):
+            trainer = small_trainer(Path(folder) / "run", **options, **settings_of_run)
+            assert trainer.args.precompute_ref_log_probs and len(trainer.data_collator.reference) == 10
+            trainer.train()
+            losses = [h["loss"] for h in trainer.state.log_history if "loss" in h]
+            runs.append((losses, trainer.evaluate()["eval_gap/text"], trained(trainer)))
+        assert len(read_reference(file).rows) == 10
+        for losses, gap, weights in runs[1:]:  # in the same bits: scored into the file, and read from it
+            assert losses == runs[0][0] and gap == runs[0][1]
+            assert all(torch.equal(weight, runs[0][2][name]) for name, weight in weights.items())
+        # DPO reads two of the three columns; SFT has no reference, and asks for no file
+        assert len(small_trainer(folder, objective="dpo", reference_cache=file).data_collator.reference) == 8
+        sft = small_trainer(folder, objective="sft", reference_cache=str(Path(folder) / "none.parquet"))
+        assert sft.data_collator.reference == {} and not (Path(folder) / "none.parquet").exists()
+        for changes, words in (
+            ({"seed": 1}, "model.weights.lm_head"), ({"max_length": 512}, "max_length: 1024 there, 512 here"),
+            ({"rows": drawn_rows(12)}, r"does not hold 2 of 12 rows: 'row-10' \(unknown\)"),
+            ({"bf16": True}, "autocast: None there, bfloat16 here"),
+        ):
+            with pytest.raises(ReferenceFileError, match=words):
+                small_trainer(folder, reference_cache=file, **changes)
+
+
+def test_full_fine_tuning_reads_the_file_of_its_reference():
+    with tempfile.TemporaryDirectory() as folder:
+        file = str(Path(folder) / "reference.parquet")
+        tables = []
+        for changes in ({}, {"lora_weights": False, "ref_model": small_vlm_for_tests()[0]}):
+            trainer = small_trainer(folder, reference_cache=file, **changes)
+            tables.append(dict(trainer.data_collator.reference))
+        assert tables[0] == tables[1] and len(tables[0]) == 8
+
+
+def test_a_precomputed_reference_is_in_the_precision_of_training():
+    with tempfile.TemporaryDirectory() as folder:
+        losses = []
+        for early in (False, True):
+            trainer = small_trainer(folder, bf16=True, precompute_ref_log_probs=early, max_steps=1)
+            trainer.train()
+            losses.append(next(h["loss"] for h in trainer.state.log_history if "loss" in h))
+        # an adapter starts at zero: where policy and reference see the same batches, every reward is exactly zero
+        assert losses[0] == losses[1] == pytest.approx(3 * 0.693147, abs=1e-6)
+
+
 def test_an_adapter_to_go_on_from_is_its_own_reference():
     from peft import get_peft_model
     with tempfile.TemporaryDirectory() as folder:
@@ -350,6 +399,7 @@ def test_options_without_effect_are_refused():
             ({"objective": "dpo", "eta": 1.0}, "eta=1.0"),
             ({"truncation": "left"}, "truncation='left'"),
             ({"objective_weights": {"picture": 1.0}}, "no term picture"),
+            ({"reference_cache": " "}, "reference_cache is empty"),
         ]:
             with pytest.raises(ValueError, match=words):
                 settings(folder, **changes)

@@ -104,6 +104,7 @@ def train_run(
     seed: int,
     rate: float,
     folder: str,  # the run's own; taken up where a kill left it
+    reference: str | None = None,  # file of the base's log-probs, with the method's arms or more; None scores in memory
 ) -> dict[str, Any]:
     """Train one adapter; returns `{"weights": folder, "history": […], "validation": scores or None}`."""
     from mfpo.model.vlm import lora
@@ -112,7 +113,7 @@ def train_run(
 
     spec, shared = settings_from(Method, method, "method"), settings_from(TrainingConfig, training, "training")
     model, processor, encoder = _base(base)
-    config = MFPOConfig(output_dir=folder, **run_settings(spec, shared, seed, rate))
+    config = MFPOConfig(output_dir=folder, reference_cache=reference, **run_settings(spec, shared, seed, rate))
     stages = plan_stages(_rows(rows, difficulty), spec.schedule)
     with contextlib.redirect_stdout(io.StringIO()):  # transformers prints every log; it is in the history
         run = train_curriculum(
@@ -151,7 +152,7 @@ def caption_f1(model: Any, processor: Any, path: str) -> dict[str, float]:
 def tune_and_train(
     method: Method,
     training: TrainingConfig,
-    inputs: Mapping[str, str | None],  # base, rows, difficulty, validation: paths, as `train_run` takes them
+    inputs: Mapping[str, str | None],  # base, rows, difficulty, validation, reference: paths, as for `train_run`
     seeds: list[int],
     out: str | Path,  # a folder; one that is there is replaced by the whole result, at the end
     *,

@@ -19,9 +19,10 @@ from typing import Any
 import torch
 
 from ..settings import differences, write_atomic
-from .collator import RowEncoder
+from .collator import PreferenceCollator, RowEncoder
 from .difficulty import STAGES
 from .objectives import Objective
+from .reference import reference_of_stages
 from .trainer import MFPOConfig, MFPOTrainer, undecoded
 
 # %% ../../nbs/train/curriculum.ipynb #d464c0b9
@@ -74,7 +75,7 @@ WITHOUT_INFLUENCE = (
     "per_device_eval", "prediction_loss", "include_", "batch_eval", "save_", "enable_jit", "push_to_hub", "hub_",
     "resume_from", "local_rank", "skip_memory", "dataloader_num", "dataloader_pin", "dataloader_pers", "dataloader_pre",
     "dataloader_multi", "gradient_checkpointing", "activation_", "torch_empty", "encoder_cache", "dataset_num",
-    "model_init", "trust_remote", "pad_token", "ddp_timeout", "restore_callback",
+    "reference_cache", "model_init", "trust_remote", "pad_token", "ddp_timeout", "restore_callback",
 )
 
 
@@ -177,8 +178,10 @@ def train_curriculum(
 
     With `peft_config`, the given model object becomes the base inside the returned model, as PEFT does it;
     `run.model.unload()` gives it back as it was, for the next run.
-    Raises `FileExistsError` for a folder of other settings, rows or model, naming what differs, and `ValueError` for
-    a PEFT model, a missing processor, or stages without or of the same name.
+    With `config.reference_cache` one file serves all stages: it is made for the rows of all of them before the first.
+    Raises `FileExistsError` for a folder of other settings, rows or model, naming what differs, `ValueError` for a
+    PEFT model, a missing processor, or stages without or of the same name, and `ReferenceFileError` for a
+    reference_cache of something else.
     """
     if isinstance(model, (str, Path)):
         from mfpo.model.vlm import load_vlm
@@ -193,6 +196,10 @@ def train_curriculum(
         claim_folder(folder, made_with, write=main)
     reference = None if peft_config is not None else copy.deepcopy(model).requires_grad_(False).eval()
     folders = tuple(folder / f"{number}-{stage.name}" for number, stage in enumerate(stages, start=1))
+    finished = all((place / "done.json").exists() for place in folders)
+    if config.reference_cache is not None and objective.reference_arms and not finished:
+        collator = PreferenceCollator(encoder, objective.arms, config.max_length, config.truncation)
+        reference_of_stages(model if reference is None else reference, stages, config, collator, eval_rows)
     weights = None
     for stage, place in zip(stages, folders):
         if not (place / "done.json").exists():

@@ -24,6 +24,7 @@ from ..model.logps import ROUTES, arm_logps
 from ..model.vision import ImageMemory
 from .collator import IMAGE_COLUMNS, TRUNCATION, PreferenceCollator, RowEncoder
 from .objectives import Arm, Objective, modality_fairness, preset
+from .reference import autocast_of, cached_reference
 from .scoring import score_arms
 
 # %% ../../nbs/train/trainer.ipynb #2e0b6fb1
@@ -41,7 +42,8 @@ class MFPOConfig(DPOConfig):
 
     `max_length` counts prompt, image and answer tokens; a longer row is refused before training (or its answer cut,
     by `truncation`). `precompute_ref_log_probs` scores all rows by the reference once, before the first step, and
-    keeps the numbers in memory. Raises `ValueError` naming the option for a value that cannot be.
+    keeps the numbers in memory; `reference_cache` names a file to keep them in, for later runs too (see
+    `mfpo.train.reference`). Raises `ValueError` naming the option for a value that cannot be.
     """
 
     _VALID_DICT_FIELDS = DPOConfig._VALID_DICT_FIELDS + ["objective_weights"]
@@ -61,6 +63,10 @@ class MFPOConfig(DPOConfig):
     )
     truncation: str = field(default="refuse", metadata={"help": "Rows over max_length: 'refuse', or cut the 'answer'."})
     encoder_cache_mb: int = field(default=2048, metadata={"help": "Memory for processed rows, MiB per process."})
+    reference_cache: str | None = field(
+        default=None, metadata={"help": "File (parquet) of cached reference log-probs; made where absent, checked "
+                                "where it is there. Implies precompute_ref_log_probs."}
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -74,6 +80,10 @@ class MFPOConfig(DPOConfig):
             raise ValueError(f"image_memory_mb={self.image_memory_mb} must not be negative; 0 keeps nothing")
         if self.truncation not in TRUNCATION:
             raise ValueError(f"truncation={self.truncation!r} is unknown; use one of {list(TRUNCATION)}")
+        if self.reference_cache is not None:
+            if not str(self.reference_cache).strip():
+                raise ValueError("reference_cache is empty; name a file, or leave it out")
+            self.precompute_ref_log_probs = True
         self.make_objective()
 
     def make_objective(self) -> Objective:
@@ -208,21 +218,32 @@ class MFPOTrainer(DPOTrainer):
 
     def _precompute(self, collator: PreferenceCollator) -> None:
         if self.is_deepspeed_enabled or self.is_fsdp_enabled:
-            raise ValueError("precompute_ref_log_probs=True: the model is not whole on any device under DeepSpeed or "
-                             "FSDP; set it to False, and the reference is scored in each step")
+            raise ValueError("precompute_ref_log_probs=True, or a reference_cache: the model is not whole on any "
+                             "device under DeepSpeed or FSDP; leave both out, and the reference is scored in each step")
         evaluated = self.eval_dataset if isinstance(self.eval_dataset, dict) else {"eval": self.eval_dataset}
+        # no data set, or a stream: scored in each step
+        sets = tuple(rows for rows in [self.train_dataset, *evaluated.values()] if hasattr(rows, "__len__"))
+        model = self.model if self.ref_model is None else self.ref_model
+        options = {
+            "batch_size": self.args.precompute_ref_batch_size or self.args.per_device_train_batch_size,
+            "route": self.args.route, "memory": self.images if self.ref_model is None else self.reference_images,
+        }
+        # accelerate casts inside the model's forward, but only from the first training step on
+        with autocast_of(self.args):
+            if self.args.reference_cache is not None:
+                title = "" if self.args.disable_tqdm else "reference"
+                path = self.args.reference_cache
+                collator.reference |= cached_reference(model, sets, collator, path, progress=title, **options)
+            else:
+                for rows in sets:
+                    collator.reference |= self._shared_table(model, rows, collator, options)
+
+    def _shared_table(self, model: Any, rows: Any, collator: PreferenceCollator, options: dict) -> dict[bytes, Any]:
+        """The reference's numbers of all rows, each process having scored its share."""
         count, rank = self.accelerator.num_processes, self.accelerator.process_index
-        for rows in [self.train_dataset, *evaluated.values()]:
-            if not hasattr(rows, "__len__"):  # no data set, or a stream: scored in each step
-                continue
-            share = rows.select(range(len(rows) * rank // count, len(rows) * (rank + 1) // count))
-            size = self.args.precompute_ref_batch_size or self.args.per_device_train_batch_size
-            model = self.model if self.ref_model is None else self.ref_model
-            memory = self.images if self.ref_model is None else self.reference_images
-            with self.compute_loss_context_manager():
-                table = reference_table(model, share, collator, batch_size=size, route=self.args.route, memory=memory)
-            for part in gather_object([table]):
-                collator.reference |= part
+        share = rows.select(range(len(rows) * rank // count, len(rows) * (rank + 1) // count))
+        tables = gather_object([reference_table(model, share, collator, **options)])
+        return {key: values for table in tables for key, values in table.items()}
 
     def _compute_loss(self, model: Any, inputs: dict[str, Any], return_outputs: bool = False) -> Tensor:
         # TRL's compute_loss and prediction_step both end here; outputs are only asked for by compute_metrics.
