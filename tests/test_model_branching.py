@@ -217,5 +217,8 @@ def test_flex_attention_scores_alike():
     batch = tiny_batch(model)
     with torch.no_grad():
         flex = tree_logps(model, batch, ARMS)
+    with pytest.raises(ValueError, match="flex_attention has no gradient on a CPU.*sdpa"):
+        tree_logps(model, batch, ARMS)
+    with torch.no_grad():
         model.set_attn_implementation("sdpa")
         assert (flex - plain_logps(model, batch, ARMS)).abs().max() < 1e-3

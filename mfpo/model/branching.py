@@ -15,7 +15,9 @@ from torch import Tensor
 
 from .head import predicted_logps
 from .layout import TOKEN_INPUTS, ArmName, concat_padded, written_out
-from .seams import Seams, image_blocks, needs_written_positions, seams, synchronised, written_positions
+from mfpo.model.seams import (
+    NoTree, Seams, image_blocks, needs_written_positions, seams, synchronised, written_positions,
+)
 from .tree import Tree, TreeRows, additive_mask, block_mask, grouped, pack, plan_trees, sum_over_paths, visible
 from .vision import ImageMemory, each_picture_once
 
@@ -49,6 +51,8 @@ def _call(
     rows = pack(trees, int(batch["pad_token_id"]), device)
     inputs = {"input_ids": rows.tokens, "attention_mask": rows.attention_mask, **twins.inputs(rows)}
     inputs.setdefault("position_ids", rows.depth)
+    if parts.flex and device.type == "cpu" and torch.is_grad_enabled():
+        raise NoTree("flex_attention has no gradient on a CPU; load the model with attn_implementation='sdpa'")
     if rows.branches:
         inputs["attention_mask"] = _masks(parts, rows, inputs.get("token_type_ids"))
     with each_picture_once(parts, batch, [(tree.image, tree.row) for tree in trees], memory) as pictures:
