@@ -15,9 +15,8 @@ from torch import Tensor
 
 from .head import predicted_logps
 from .layout import TOKEN_INPUTS, ArmName, concat_padded, written_out
-from mfpo.model.seams import (
-    NoTree, Seams, image_blocks, needs_written_positions, seams, synchronised, written_positions,
-)
+from .seams import NoTree, Seams, image_blocks, seams
+from .seams import needs_written_positions, synchronised, written_positions
 from .tree import Tree, TreeRows, additive_mask, block_mask, grouped, pack, plan_trees, sum_over_paths, visible
 from .vision import ImageMemory, each_picture_once
 
