@@ -27,7 +27,7 @@ export MPLBACKEND := Agg
 export PYTHONHASHSEED := 0
 unexport PYTHONHOME PYTHONPATH
 
-.PHONY: help reproduce test lab export check-export clean
+.PHONY: help reproduce test bench bench-gpu lab export check-export clean
 
 help:  ## list the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-14s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -54,6 +54,15 @@ reproduce: $(STAMP)  ## environment, data, pipeline; then the headline table and
 
 test: check-export  ## environment, export check; then all notebooks and tests
 	python -m pytest -n 2 --dist loadfile
+
+bench: $(STAMP)  ## time and memory of a training step on this machine, into results/benchmark.* (12 minutes on 2 cores)
+	python tools/run_stage.py nbs/experiments/benchmark.ipynb build/executed/benchmark.ipynb
+	@cat results/benchmark.md
+
+bench-gpu: $(STAMP)  ## the same on a GPU at LLaVA-1.5-7B's true shape, with the largest batch that fits
+	python tools/run_stage.py nbs/experiments/benchmark.ipynb build/executed/benchmark-gpu.ipynb \
+		-p device cuda -p size llava-1.5-7b -p capacity_limit 64 -p out results/benchmark-gpu
+	@cat results/benchmark-gpu.md
 
 lab: $(STAMP)  ## open the notebooks in JupyterLab
 	jupyter lab $(if $(filter 0,$(shell id -u)),--allow-root) nbs

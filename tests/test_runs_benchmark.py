@@ -59,6 +59,54 @@ def test_flops_are_those_of_the_layout():
     assert 1.8 * before < bench.flops("published") < 2.2 * before
 
 
+def test_steps_compute_what_their_layout_needs():
+    # torch's own counts of operators beside the formulas, without attention, which it does not count in fused form on a CPU.
+    # Answers of one length, so that plain rows have no padding; long enough that trees of one size make a call of their own.
+    from torch.utils._python_dispatch import TorchDispatchMode
+    from torch.utils.flop_counter import flop_registry
+
+
+    class Counter(TorchDispatchMode):
+        """Adds up the FLOPs of all operators that torch has a count for."""
+
+        total = 0
+
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            out, packet = func(*args, **(kwargs or {})), func._overloadpacket
+            if packet in flop_registry:
+                self.total += flop_registry[packet](*args, **(kwargs or {}), out_val=out)
+            return out
+
+
+    shape = Shape(**{**TINY, "answer": 100, "variation": 0.0})
+    bench = Bench(shape, trl=False)
+    size, rows = VLMSize.from_config(bench.model.config), rows_of(bench.batch)
+    seen = size.tower.patches + size.tower.extra
+
+
+    def needed(name):
+        from mfpo.runs.flops import MFPO_ARMS
+        variant = VARIANTS[name]
+        choices = {"reference": variant.reference, "features": variant.features}
+        flops = plain_step(size, rows, MFPO_ARMS, Training(2)) if name == "published" else tree_step(size, rows, MFPO_ARMS, Training(2), **choices)
+        total = 0
+        for part in (flops.forward, flops.backward, flops.reference):
+            tower = size.tower.layers * 4 * size.tower.width * seen**2
+            linear = 2 * size.tower.patches * size.tower.patch_values * size.tower.width + size.tower.layers * seen * 2 * (
+                4 * size.tower.width**2 + 2 * size.tower.width * size.tower.intermediate)
+            total += sum(n for name, n in part.items() if name != "attention") - part.get("tower", 0) * tower // (tower + linear)
+        return total
+
+
+    for name, least, most in (("published", 1.0, 1.0), ("tree", 0.98, 1.01), ("tree_cached", 0.98, 1.01), ("tree_remembered", 0.98, 1.01)):
+        bench.prepare(name)
+        with Counter() as counter:
+            bench.step(name)
+        bench.drop_gradients()
+        # a tree leaves out the last token of an answer, and scores the first tokens of two answers apart
+        assert least <= counter.total / needed(name) <= most, (name, counter.total / needed(name))
+
+
 def test_checkpointing_and_half_precision_make_the_same_step():
     for options in ({"checkpointing": True}, {"dtype": "bfloat16"}):
         bench = Bench(Shape(**TINY), **options)

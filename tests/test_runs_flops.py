@@ -44,7 +44,7 @@ def tiny_batch():
 
 
 def counted(run):
-    """FLOPs that torch's counter sees, less those of rotary angles."""
+    """FLOPs that torch's counter sees, less those of rotary angles, which some versions of transformers multiply out."""
     with FlopCounterMode(display=False) as counter:
         run()
     angles = [sum(ops.values()) for name, ops in counter.get_flop_counts().items() if name.endswith("rotary_emb")]

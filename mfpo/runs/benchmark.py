@@ -45,11 +45,14 @@ VARIANTS = {
     "plain": Variant("plain rows, answer logits", "plain"),
     "tree": Variant("tree rows", "tree"),
     "tree_cached": Variant("tree rows, cached reference", "tree", reference="cached"),
-    "tree_remembered": Variant("tree rows, cached reference and features", "tree", reference="cached", features="remembered"),
+    "tree_remembered": Variant("tree rows, cached reference and features", "tree", "mfpo", "cached", "remembered"),
     "trl": Variant("TRL's DPO", "trl", "dpo"),
+    "dpo_plain": Variant("DPO, plain rows, answer logits", "plain", "dpo"),
     "dpo_tree": Variant("DPO, tree rows", "tree", "dpo"),
     "dpo_tree_cached": Variant("DPO, tree rows, cached reference", "tree", "dpo", reference="cached"),
-    "dpo_tree_remembered": Variant("DPO, tree rows, cached reference and features", "tree", "dpo", "cached", "remembered"),
+    "dpo_tree_remembered": Variant(
+        "DPO, tree rows, cached reference and features", "tree", "dpo", "cached", "remembered"
+    ),
 }
 
 

@@ -151,8 +151,8 @@ def capacity_markdown(records: pd.DataFrame) -> str:
 # %% ../../nbs/runs/speed.ipynb #54d04605
 COLOURS = {
     "published": "#b0b0b0", "plain": "#dcdcdc", "tree": "#56B4E9", "tree_cached": "#0072B2",
-    "tree_remembered": "#004B76", "trl": "#D55E00", "dpo_tree": "#56B4E9", "dpo_tree_cached": "#0072B2",
-    "dpo_tree_remembered": "#004B76",
+    "tree_remembered": "#004B76", "trl": "#D55E00", "dpo_plain": "#dcdcdc", "dpo_tree": "#56B4E9",
+    "dpo_tree_cached": "#0072B2", "dpo_tree_remembered": "#004B76",
 }
 LEGEND = {  # of the three-term variants, whose colours those of DPO share
     "plain": "plain rows, answer logits", "tree": "tree rows", "tree_cached": "+ cached reference",
@@ -160,7 +160,7 @@ LEGEND = {  # of the three-term variants, whose colours those of DPO share
 }
 
 
-def _bars(axis: Any, place: float, rows: pd.DataFrame, floors: bool) -> None:
+def _bars(axis: Any, place: float, rows: pd.DataFrame) -> None:
     """One group of bars around `place`."""
     width = 0.8 / 4  # as many as there are at most
     for i, row in enumerate(rows.itertuples()):
@@ -168,8 +168,7 @@ def _bars(axis: Any, place: float, rows: pd.DataFrame, floors: bool) -> None:
         error = [[row.ratio - row.ratio_low], [row.ratio_high - row.ratio]]
         axis.bar(x, row.ratio, width * 0.92, color=COLOURS[row.variant], zorder=2)
         axis.errorbar(x, row.ratio, np.abs(error), color="#333333", elinewidth=0.9, capsize=1.8, zorder=3)
-        if floors:
-            axis.plot([x - width * 0.46, x + width * 0.46], [row.floor] * 2, color="#000000", linewidth=1.8, zorder=4)
+        axis.plot([x - width * 0.46, x + width * 0.46], [row.floor] * 2, color="#000000", linewidth=1.8, zorder=4)
 
 
 def speed_figure(table: pd.DataFrame, memory: pd.DataFrame | None = None) -> "Figure":
@@ -183,13 +182,15 @@ def speed_figure(table: pd.DataFrame, memory: pd.DataFrame | None = None) -> "Fi
     shown = table[table["variant"] != table["baseline"]].dropna(subset=["ratio"])
     columns, top = len(images) + (memory is not None), 1.08 * max(shown["ratio_high"].max(), shown["floor"].max())
     figure, axes = new_figure(3.9 * columns, 3.9, columns)
+    usual = shown["vocabulary"].mode()[0]
     for axis, image in zip(axes, images):
         names, part = [], shown[shown["image_tokens"] == image]
         for baseline in ("published", "trl"):
-            groups = part[part["baseline"] == baseline].groupby(["answer", "vocabulary"], sort=True)
-            for (answer, _), rows in groups:
-                _bars(axis, len(names), rows, floors=True)
-                names.append(f"{answer}" if baseline == "published" else f"{answer}\nDPO")
+            groups = part[part["baseline"] == baseline].groupby(["vocabulary", "answer"], sort=True)
+            for (vocabulary, answer), rows in groups:
+                _bars(axis, len(names), rows)
+                more = "" if vocabulary == usual else f"\nvocabulary\n{vocabulary}"
+                names.append(f"{answer}" + ("" if baseline == "published" else "\nDPO") + more)
         axis.axhline(1, color="#8a8a8a", linewidth=1)
         axis.set_xticks(range(len(names)), names)
         axis.set(title=f"{image} image tokens", xlabel="answer tokens", xlim=(-0.6, len(names) - 0.4), ylim=(0, top))
