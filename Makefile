@@ -55,13 +55,13 @@ reproduce: $(STAMP)  ## environment, data, pipeline; then the headline table and
 test: check-export  ## environment, export check; then all notebooks and tests
 	python -m pytest -n 2 --dist loadfile
 
-bench: $(STAMP)  ## time and memory of a training step on this machine, into results/benchmark.* (12 minutes on 2 cores)
+bench: $(STAMP)  ## time and memory of a training step on this machine, into results/benchmark.* (12 minutes on 2 cores, 12 GB)
 	python tools/run_stage.py nbs/experiments/benchmark.ipynb build/executed/benchmark.ipynb
 	@cat results/benchmark.md
 
-bench-gpu: $(STAMP)  ## the same on a GPU at LLaVA-1.5-7B's true shape, with the largest batch that fits
-	python tools/run_stage.py nbs/experiments/benchmark.ipynb build/executed/benchmark-gpu.ipynb \
-		-p device cuda -p size llava-1.5-7b -p capacity_limit 64 -p out results/benchmark-gpu
+bench-gpu: $(STAMP)  ## the same on a GPU at LLaVA-1.5-7B's true shape: pairs a second, memory, MFU, largest batch
+	python tools/run_stage.py nbs/experiments/benchmark.ipynb build/executed/benchmark-gpu.ipynb -p device cuda -p size llava-1.5-7b \
+		-p shapes '[{"image_side": 24, "answer": 120, "variants": "all"}]' -p batch 2 -p rounds 3 -p capacity_limit 64 -p out results/benchmark-gpu
 	@cat results/benchmark-gpu.md
 
 lab: $(STAMP)  ## open the notebooks in JupyterLab
