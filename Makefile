@@ -27,7 +27,7 @@ export MPLBACKEND := Agg
 export PYTHONHASHSEED := 0
 unexport PYTHONHOME PYTHONPATH
 
-.PHONY: help reproduce test bench bench-gpu lab export check-export clean
+.PHONY: help reproduce test bench bench-gpu bench-negatives keywords lab export check-export clean
 
 help:  ## list the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-14s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -63,6 +63,14 @@ bench-gpu: $(STAMP)  ## the same on a GPU at LLaVA-1.5-7B's true shape: pairs a 
 	python tools/run_stage.py nbs/experiments/benchmark.ipynb build/executed/benchmark-gpu.ipynb -p device cuda -p size llava-1.5-7b \
 		-p shapes '[{"image_side": 24, "answer": 120, "variants": "all"}]' -p batch 2 -p rounds 3 -p capacity_limit 64 -p out results/benchmark-gpu
 	@cat results/benchmark-gpu.md
+
+bench-negatives: $(STAMP)  ## rows a second a core beside decoding and encoding alone, and memory, into results/throughput.* (5 minutes)
+	python tools/run_stage.py nbs/experiments/throughput.ipynb build/executed/throughput.ipynb
+	@cat results/throughput.md
+
+keywords: $(STAMP)  ## keywords against plain counting on real answers, into results/keywords.* (5 minutes; MFPO_BENCHMARKS names POPE's folder)
+	python tools/run_stage.py nbs/experiments/keywords.ipynb build/executed/keywords.ipynb
+	@cat results/keywords.md
 
 lab: $(STAMP)  ## open the notebooks in JupyterLab
 	jupyter lab $(if $(filter 0,$(shell id -u)),--allow-root) nbs

@@ -8,8 +8,9 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from .data.building import build_negatives
     from .data.corruptions import Corruption
-    from .data.negatives import NegativeConfig, build_negatives
+    from .data.negatives import NegativeConfig
     from .data.preferences import read_preferences
     from .evaluate.answers import generate_answers
     from .model.vlm import load_vlm
@@ -23,8 +24,9 @@ __all__ = [
 ]
 
 _HOMES = {
+    "data.building": ("build_negatives",),
     "data.corruptions": ("Corruption",),
-    "data.negatives": ("NegativeConfig", "build_negatives"),
+    "data.negatives": ("NegativeConfig",),
     "data.preferences": ("read_preferences",),
     "evaluate.answers": ("generate_answers",),
     "model.vlm": ("load_vlm",),

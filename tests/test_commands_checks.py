@@ -60,3 +60,71 @@ def test_missing_columns_and_files_are_named():
     for columns in ("{", "[1]", '{"chosen": 1}'):
         with pytest.raises(ValueError, match="--columns"):
             RowOptions(columns=columns)
+
+
+def test_what_was_read_is_said_and_read_once():
+    from unittest import mock
+
+    from mfpo.data import checking
+
+    with tempfile.TemporaryDirectory() as folder:
+        rows = [row("a"), row("b", broken=True), row("a", image="9.png"), row("c", chosen="a b c d e f g h")]
+        options = RowOptions(dataset_name=written(folder, rows), skip_bad=True, report=f"{folder}/report.jsonl")
+        count = lambda row, answer: len(answer.split())  # noqa: E731
+        with mock.patch.object(checking, "check_image", wraps=checking.check_image) as looked:
+            with contextlib.redirect_stderr(io.StringIO()):
+                kept, report = read_checked(options, "train", (), count, 5, cache=f"{folder}/cache.arrow")
+            assert looked.call_count == 4  # each picture once
+        # of two rows with one id the first is good: it stays
+        assert kept["id"][:] == ["a"]
+        assert report.format.name == "mfpo"
+        assert (report.read, report.bad, report.pairs) == (4, 3, 1)
+        assert sorted(report.rows.counts) == ["duplicate id", "no image", "too long"]
+        assert "3 bad rows" in report.summary() and len(pathlib.Path(options.report).read_text().splitlines()) == 3
+        assert pathlib.Path(f"{folder}/cache.arrow").exists()
+        options.skip_bad = False
+        with pytest.raises(BadInput, match="3 of 4 rows"):
+            read_checked(options, "train", (), count, 5, cache=f"{folder}/cache.arrow")
+        assert not pathlib.Path(f"{folder}/cache.arrow").exists()
+        pathlib.Path(f"{folder}/empty.jsonl").write_text("")
+        with pytest.raises(BadInput, match="No row is left"):
+            checked_rows(RowOptions(dataset_name=f"{folder}/empty.jsonl"), "train")
+
+
+def test_rows_with_several_pictures_need_a_command_that_can():
+    with tempfile.TemporaryDirectory() as folder:
+        rows = [row("one"), row("two")]
+        path = written(folder, rows)
+        rows[1] = {**{k: v for k, v in rows[1].items() if k != "image"}, "images": ["0.png", "1.png"], "image_index": 1}
+        pathlib.Path(path).write_text("".join(json.dumps(r) + "\n" for r in rows))
+        options = RowOptions(dataset_name=path)
+        with pytest.raises(BadInput,
+            match="row 'two'.*it has 2 pictures, and this command uses one; write the picture"):
+            checked_rows(options, "train")
+        kept = checked_rows(options, "train", several_images=True)
+        assert kept["id"][:] == ["one", "two"] and kept["image_index"][:] == [None, 1]
+        options.skip_bad = True
+        with contextlib.redirect_stderr(io.StringIO()):
+            assert checked_rows(options, "train")["id"][:] == ["one"]
+
+
+def test_formats_and_pairs_are_options():
+    from mfpo.commands.options import parse_options
+
+    given = parse_options([RowOptions], ["--format", "vlfeedback", "--min_gap", "0.5", "--answer_pairs", "all"],
+        "mfpo x", "")[0]
+    assert given.format == "vlfeedback" and (given.pair_rules.pairs, given.pair_rules.min_gap) == ("all", 0.5)
+    with pytest.raises(ValueError, match="min_gap"):
+        RowOptions(min_gap=-1)
+    answers = [{"model": m, "response": f"of {m}", "annotations": {a: {"Rating": r} for a in
+                ("Helpfulness", "Visual Faithfulness",
+                    "Ethical Considerations")}} for m, r in (("x", "5"), ("y", "3"), ("z", "4"))]
+    with tempfile.TemporaryDirectory() as folder:
+        written(folder, [{}])
+        record = {"id": "v", "prompt": "what ?", "completions": answers, "img_path": "0.png"}
+        pathlib.Path(f"{folder}/set.json").write_text(json.dumps([record]))
+        options = RowOptions(dataset_name=f"{folder}/set.json")
+        rows, report = read_checked(options, "train")
+        assert report.format.name == "vlfeedback" and rows["rejected_source"][:] == ["y"]
+        options = RowOptions(dataset_name=f"{folder}/set.json", answer_pairs="all", min_gap=1.5)
+        assert checked_rows(options, "train")["chosen_source"][:] == ["x"]

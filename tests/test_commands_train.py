@@ -7,7 +7,8 @@ import skimage.data
 from PIL import Image
 from mfpo.commands.options import BadInput
 from mfpo.data.corruptions import Corruption
-from mfpo.data.negatives import NegativeConfig, build_negatives
+from mfpo.data.building import build_negatives
+from mfpo.data.negatives import NegativeConfig
 from mfpo.data.rows import dataset_of, write_rows
 from mfpo.model.small import small_vlm_for_tests
 from mfpo.model.vlm import load_vlm, save_vlm

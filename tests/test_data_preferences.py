@@ -9,6 +9,7 @@ import warnings
 from pathlib import Path
 
 import numpy as np
+import pytest
 from PIL import Image
 
 from mfpo.data.rows import dataset_of
@@ -42,6 +43,49 @@ def survives(path, **options):
                 str(error).encode("utf-8")
             else:
                 str(result).encode("utf-8")
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from mfpo.data.formats import FORMATS, PairRules
+from mfpo.data.images import png_bytes
+from mfpo.data.report import PreferenceError, Report
+from mfpo.data.rows import read_rows, write_rows
+
+
+def encoded(k):
+    pixels = np.random.default_rng(k).integers(0, 256, (9, 12, 3), dtype=np.uint8)
+    return {"bytes": png_bytes(Image.fromarray(pixels)), "path": f"{k}.png"}
+
+
+def rated(*scores):
+    aspects = ("Helpfulness", "Ethical Considerations", "Visual Faithfulness")
+    return [{"model": m, "response": f"Answer of {m}.", "annotations": {a: {"Rating": str(s),
+        "Rationale": "…"} for a in aspects}}
+            for m, s in zip("abcd", scores)]
+
+
+def published(name):
+    """Three records of a set in its published shape; pictures inside where the set has them inside."""
+    texts = [{"question": f"What is {k}?", "chosen": f"A cat {k}.", "rejected": f"A dog {k}."} for k in range(3)]
+    source = {"origin_dataset": "VQA", "origin_split": '{"model": "m"}'}
+    turns = lambda t, a: [{"from": "human", "value": f"<image>\n{t['question']}"},
+        {"from": "gpt", "value": t[a]}]  # noqa: E731
+    template = "A chat between a user and an assistant. USER: <image>\n{} ASSISTANT:"
+    return [
+        {"rlhf-v": lambda t, k: {"ds_name": "H", "image": encoded(k), "text": json.dumps(t), **source, "idx": 0,
+            "image_path": f"{k}.png"},
+         "rlaif-v": lambda t, k: {"ds_name": "A", "image": encoded(k), **t, **source, "idx": "0",
+             "image_path": f"{k}.png"},
+         "povid": lambda t, k: {"id": "000", "image": f"{k}.png", "conversations": turns(t, "chosen"),
+             "rejected_conversations": turns(t, "rejected")},
+         "vlfeedback": lambda t, k: {"id": f"v{k}", "prompt": t["question"], "models": list("abcd"),
+             "completions": rated(3, 4 + k % 2, 1, 2), "img_path": f"{k}.png"},
+         "mdpo": lambda t, k: {"img_path": f"{k}.png", "prompt": template.format(t["question"]),
+             "chosen": t["chosen"], "rejected": t["rejected"]},
+         }[name](t, k)
+        for k, t in enumerate(texts)
+    ]
 
 
 def test_good_rows_from_every_kind_of_source():
@@ -361,3 +405,172 @@ def test_mutated_parquet():
         for cut in range(0, len(data), 97):
             path.write_bytes(data[:cut].tobytes())
             survives(path)
+
+
+def test_published_sets_become_rows():
+    import datasets
+
+    with tempfile.TemporaryDirectory() as folder:
+        folder = Path(folder)
+        write(folder, [], "empty.jsonl")
+        ids = {}
+        for name in ("rlhf-v", "rlaif-v", "povid", "vlfeedback", "mdpo"):
+            records = published(name)
+            pq.write_table(pa.Table.from_pylist(records), folder / "x.parquet")
+            datasets.Dataset.from_list(records).save_to_disk(folder / f"saved-{name}")
+            sources = ["x.parquet", f"saved-{name}"]
+            if "image" not in records[0] or isinstance(records[0]["image"], str):
+                (folder / "x.json").write_text(json.dumps(records, indent=1))
+                (folder / "x.jsonl").write_text("\n".join(map(json.dumps, records)))
+                sources += ["x.json", "x.jsonl"]
+            made = []
+            for source in sources:
+                rows, report = load_preferences(folder / source, folder, cache=folder / "cache.arrow")
+                assert report.format is FORMATS[name]
+                assert report.bad == 0
+                assert (report.read, report.total, report.pairs) == (3, 3, 3)
+                assert f"as {name}" in report.summary() and "3 good rows" in report.summary()
+                assert set(FORMATS[name].takes).isdisjoint(rows.column_names)
+                assert list(rows[0])[:5] == ["id", "image", "question", "chosen", "rejected"]
+                for k, row in enumerate(rows):
+                    assert np.array_equal(np.asarray(row["image"]), np.asarray(Image.open(folder / f"{k}.png")))
+                made.append(rows.with_format("arrow")[:].to_pylist())
+                assert rows["question"][:] == [f"What is {k}?" for k in range(3)]
+                if name != "vlfeedback":
+                    assert rows["chosen"][:] == [f"A cat {k}." for k in range(3)]
+                    assert rows["rejected"][:] == [f"A dog {k}." for k in range(3)]
+            assert all(each == made[0] for each in made), name
+            ids[name] = [row["id"] for row in made[0]]
+            written = write_rows(rows, folder / "out" / f"{name}.parquet")
+            again, report = load_preferences(written)
+            assert report.format.name == "mfpo" and again["id"][:] == ids[name]  # once written, they are our rows
+            with pytest.raises(PreferenceError, match="so it is not"):
+                check_preferences(folder / sources[0], folder, format="povid" if name != "povid" else "mdpo")
+        assert len({one for every in ids.values() for one in every}) == 15
+        rows = read_rows(folder / "out" / "vlfeedback.parquet")
+        assert rows["chosen_source"][:] == ["b"] * 3
+        assert rows["rejected_score"][:] == [1.0] * 3
+        assert rows["chosen_score"][:] == [4.0, 5.0, 4.0]
+        assert rows["models"][0] == list("abcd")
+
+
+def test_what_makes_no_row_of_a_published_set_is_said():
+    with tempfile.TemporaryDirectory() as folder:
+        records = published("vlfeedback")
+        records[1]["completions"] = rated(3, 3, 3, 3)
+        records[2]["completions"] = rated(1, 2, "N/A", 3)
+        path = write(folder, records)
+        rows, report = load_preferences(path)
+        assert report.bad == 0 and (report.read, report.total, report.pairs, len(rows)) == (3, 2, 2, 2)
+        assert [(n.row, n.kind, n.where) for n in report.notes] == [
+            ("v1", "no pair", "rows.jsonl line 2"), ("v2", "answer without its three ratings",
+                "rows.jsonl line 3 answer 3")]
+        assert "note, no pair: 1" in report.summary()
+        rows, report = load_preferences(path, pair_rules=PairRules("all"))
+        assert len(rows) == report.pairs == 6 + 3 and len(set(rows["id"])) == 9
+        records = published("rlhf-v")
+        records[1]["text"], records[2]["text"] = '{"question": "q", "chosen', json.dumps({"question": "q",
+            "chosen": "c"})
+        pq.write_table(pa.Table.from_pylist(records), Path(folder) / "x.parquet")
+        report = check_preferences(Path(folder) / "x.parquet")
+        assert [(p.row, p.kind, p.where.split("/")[-1]) for p in report.rows] == [("0", "text", "x.parquet row 1"),
+            ("0", "text", "x.parquet row 2")]
+        assert "no JSON" in report.rows[0].reason and "has no rejected" in report.rows[1].reason
+        same = [records[0], records[0]]  # twice the same record is a repeated id, whatever idx says
+        pq.write_table(pa.Table.from_pylist(same), Path(folder) / "x.parquet")
+        assert [p.kind for p in check_preferences(Path(folder) / "x.parquet").rows] == ["duplicate id"]
+
+
+def test_broken_published_files_give_a_report_or_a_preference_error():
+    rng = np.random.default_rng(3)
+    with tempfile.TemporaryDirectory() as folder:
+        write(folder, [])
+        for name in ("povid", "vlfeedback", "mdpo"):
+            whole = json.dumps(published(name), indent=1)
+            for k in range(40):
+                text, at = whole, int(rng.integers(len(whole)))
+                if k % 2:
+                    text = text[:at]
+                else:
+                    text = text[:at] + str(rng.choice(['"', "{", "]", ",", "\\", "1",
+                        "\u20ac"])) + text[at + int(rng.integers(0, 6)) :]
+                (Path(folder) / "x.json").write_text(text, encoding="utf-8")
+                survives(Path(folder) / "x.json", format=("auto", name)[k % 4 // 2])
+        for k in range(100):  # the text inside of RLHF-V's column
+            records = published("rlhf-v")
+            for record in records:
+                at = int(rng.integers(len(record["text"])))
+                record["text"] = record["text"][:at] + str(rng.choice(["", '"', "}", "\\u",
+                    "null"])) + record["text"][at + int(rng.integers(0, 9)) :]
+            pq.write_table(pa.Table.from_pylist(records), Path(folder) / "x.parquet")
+            report = check_preferences(Path(folder) / "x.parquet", format="rlhf-v")
+            assert report.read == report.total == 3 and report.pairs + report.bad == 3
+
+
+def test_several_pictures_are_read_and_written():
+    with tempfile.TemporaryDirectory() as folder:
+        rows = [{**GOOD, "image": None, "images": ["0.png", "1.png", "2.png"], "image_index": 1,
+            "question": "<image><image><image> what ?"},
+                {**GOOD, "id": "b"}, {**GOOD, "id": "c", "image": None, "images": ["2.png"]},
+                {**GOOD, "id": "d", "images": ["1.png", "gone.png"]}, {**GOOD, "id": "e", "images": ["1.png", "0.png"]}]
+        path = write(folder, rows)
+        kept, report = load_preferences(path)
+        assert [(p.row, p.reason.split(": ")[0]) for p in report.rows] == [("d", "images[1]")]
+        assert kept["image_index"][:] == [1, None, None, 1] and kept["id"][:] == ["a", "b", "c", "e"]
+        assert [len(row["images"] or []) for row in kept] == [3, 0, 0, 2] and kept[0]["question"] == "what ?"
+        assert np.array_equal(np.asarray(kept[0]["image"]), np.asarray(Image.open(Path(folder) / "1.png")))
+        written = write_rows(kept, Path(folder) / "out" / "rows.parquet")
+        again, report = load_preferences(written)
+        assert report.bad == 0 and again.features == kept.features
+        assert again.with_format("arrow")[:].to_pylist() == kept.with_format("arrow")[:].to_pylist()
+        # where no row has several, there is no such column
+        assert "images" not in read_preferences(write(folder,
+            [{**GOOD, "image": None, "images": ["0.png"]}])).column_names
+
+
+def test_memory_does_not_grow_with_the_rows():
+    import tracemalloc
+
+
+    def peak(folder, count, name):
+        """The most bytes that reading `count` rows into a cache takes."""
+        path, small = write(folder, []), Image.new("RGB", (8, 8))
+        path = path.with_name(f"{count}{name}")
+        rows = ({**GOOD, "id": str(k), "image": "s.png", "note": f"{k} " * 40} for k in range(count))
+        small.save(Path(folder) / "s.png")
+        if name == ".parquet":
+            pq.write_table(pa.Table.from_pylist(list(rows)), path)
+        else:
+            path.write_text("[" + ",\n".join(map(json.dumps,
+                rows)) + "]" if name == ".json" else "\n".join(map(json.dumps, rows)))
+        tracemalloc.start()
+        kept, _ = load_preferences(path, cache=Path(folder) / "cache.arrow")
+        size = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        assert len(kept) == count
+        return size
+
+
+    with tempfile.TemporaryDirectory() as folder:
+        load_preferences(write(folder, [GOOD]))  # imports
+        for name in (".json", ".parquet"):
+            few, many = peak(folder, 300, name), peak(folder, 2000, name)
+            # ids are remembered with their places, some 250 bytes a row; the rows themselves take 3 to 10 times as much
+            assert many - few < 1700 * 400 + 300_000, (name, few, many)
+
+
+def test_benchmarks_are_told_apart_from_preference_sets():
+    import mfpo
+
+    root = Path(os.environ.get("MFPO_BENCHMARKS", Path(mfpo.__file__).parents[1] / "../shared/benchmarks"))
+    for path in (root / "pope" / "coco_pope_random.json", root / "pope" / "captions_llava_13b.json",
+        root / "mmhal" / "mmhal-bench_answer_template.json"):
+        if not path.is_file():
+            reason = f"skipped: {path.name} is absent; set MFPO_BENCHMARKS to the folder of benchmark files"
+            (pytest.skip if "PYTEST_CURRENT_TEST" in os.environ else print)(reason)
+            continue
+        with pytest.raises(PreferenceError) as error:
+            read_preferences(path)
+        assert path.name in str(error.value)
+        assert "it has question_" in str(error.value)
+        assert "dispreferred" in str(error.value)

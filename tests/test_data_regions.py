@@ -124,3 +124,148 @@ def test_area_cap():
     ]  # nothing fits: the smallest, rather than the whole picture
     for wrong in (dict(shape="ball"), dict(dilate=-1), dict(area_cap=0), dict(area_cap=1.1)):
         assert next(iter(wrong)) in refused(region_of, masks, **wrong)
+
+
+def test_phrases_are_looked_up_by_their_longest_known_end():
+    image = Image.new("RGB", (10, 8))
+    names = ["light", "traffic light", "Dogs", "hot dog"]
+    objects = [{"name": name, "box": [k, 0, k + 1, 1 + k]} for k, name in enumerate(names)]
+    row = {"id": "r", "objects": objects}
+    words = ["red traffic lights", "bright light", "small dog", "hot dogs", "traffic", "cat", ""]
+    found = find_regions(AnnotatedRegions(), image, words, row)
+    assert {word: int(mask.sum()) for word, mask in found.items()} == {
+        "red traffic lights": 2, "bright light": 1, "small dog": 3, "hot dogs": 4
+    }
+
+
+def test_polygons_and_runs():
+    from mfpo.data.regions import coco_mask
+
+    # A square of 3 × 2 pixels by corners at whole pixels; a triangle over the pixel centres by hand; runs down the columns.
+    shape, row = (4, 6), {"id": "r"}
+    square = np.zeros(shape, bool)
+    square[1:3, 2:5] = True
+    assert np.array_equal(coco_mask([[2, 1, 5, 1, 5, 3, 2, 3]], shape, row), square)
+    assert np.array_equal(coco_mask([[5, 3, 5, 1, 2, 1, 2, 3]], shape, row), square)  # the other way round
+    # below the diagonal of a square of 4: centres with y > x; on the diagonal itself the centre counts to the left side
+    triangle = coco_mask([[0, 0, 4, 4, 0, 4]], shape, row)
+    assert not np.triu(triangle[:, :4], 1).any() and np.tril(triangle[:, :4], -1).sum() == 6 and not triangle[:, 4:].any()
+    beyond = coco_mask([[-9, -9, 99, -9, 99, 1, -9, 1]], shape, row)  # cut at the borders
+    assert beyond[0].all() and not beyond[1:].any()
+    assert coco_mask([[2, 1, 5, 1, 5, 3, 2, 3], [0, 0, 1, 0, 1, 1, 0, 1]], shape, row).sum() == 7  # a union
+    assert coco_mask([], shape, row).sum() == 0
+    runs = {"size": [4, 6], "counts": [9, 2, 2, 2, 2, 2, 5]}  # columns of 4: two full columns above, one more pixel, …
+    assert np.array_equal(coco_mask(runs, shape, row), square)
+    assert coco_mask({"size": [4, 6], "counts": [0, 24]}, shape, row).all()
+
+
+def test_polygons_against_scikit_image():
+    # It counts pixel centres, too, at whole coordinates: the polygon is moved by half a pixel. Random edges hit none.
+    from skimage.draw import polygon2mask
+
+    from mfpo.data.regions import coco_mask
+
+    rng = np.random.default_rng(0)
+    for _ in range(50):
+        shape = tuple(int(x) for x in rng.integers(5, 60, 2))
+        corners = rng.uniform(-5, 65, (int(rng.integers(3, 9)), 2))
+        mine = coco_mask([corners.ravel().tolist()], shape, {"id": "r"})
+        assert np.array_equal(mine, polygon2mask(shape, corners[:, ::-1] - 0.5))
+
+
+def test_objects_with_masks():
+    image, row = annotated(with_labels=False)
+    row["objects"][0]["mask"] = [[1, 1, 3, 1, 3, 3, 1, 3]]
+    masks = find_regions(AnnotatedRegions(), image, ["cup", "plate"], row)
+    assert masks["cup"].sum() == 4 and masks["plate"].sum() == 4 + 6  # the plates have boxes only
+    assert find_regions(AnnotatedRegions(boxes_only=True), image, ["cup"], row)["cup"].sum() == 9
+    row["instances"] = annotated()[1]["instances"]
+    assert find_regions(AnnotatedRegions(), image, ["cup"], row)["cup"].sum() == 6  # the label map goes first
+    row["objects"] = {"name": ["cup", "dog"], "mask": [None, [[0, 0, 2, 0, 2, 2, 0, 2]]], "box": [[0, 0, 1, 1], None]}
+    row["instances"] = None
+    for absent in (None, {"size": None, "counts": None}):
+        row["objects"]["mask"][0] = absent
+        masks = find_regions(AnnotatedRegions(), image, ["cup", "dog"], row)
+        assert (masks["cup"].sum(), masks["dog"].sum()) == (1, 4)
+    for wrong, expected in (
+        ({"size": [8, 10], "counts": "PPYo0"}, "compressed"),
+        ({"size": [8, 10], "counts": b"PPYo0"}, "compressed"),
+        ({"size": [10, 8], "counts": [80]}, "size [10, 8]"),
+        ({"size": [8, 10], "counts": [79]}, "79"),
+        ({"size": [8, 10], "counts": [81, -1]}, "no number"),
+        ({"size": [8, 10], "counts": [79.5, 0.5]}, "no number"),
+        ({"counts": [80]}, "size None"),
+        ({}, "size None"),
+        ([[1, 2, 3, 4]], "three corners"),
+        ([[1, 2, 3, 4, 5, 6, 7]], "three corners"),
+        ([[1, 2, 3, 4, 5, float("nan")]], "three corners"),
+        ([1, 2, 3, 4, 5, 6], "three corners"),
+        ([["a", "b", "c", "d", "e", "f"]], "three corners"),
+        ([None], "three corners"),
+        ("polygon", "str"),
+        (7, "int"),
+    ):
+        row["objects"] = [{"name": "cup", "mask": wrong}]
+        message = refused(AnnotatedRegions(), image, ["cup"], row)
+        assert expected in message and "row 'r'" in message, (wrong, message)
+
+
+def test_many_pictures_at_once():
+    from mfpo.data.regions import find_many, out_of_memory
+
+    image, row = annotated()
+    good = mask_of(np.s_[0:2, 0:2])
+    calls = []
+
+
+    class Batched:
+        fingerprint = "batched"
+
+        def __call__(self, image, words, row):
+            raise AssertionError("asked one by one")
+
+        def find_many(self, images, words, rows):
+            calls.append([row["id"] for row in rows])
+            for row in rows:
+                if row["id"] == "bad":
+                    raise KeyError("no such column")
+                if row["id"] == "full":
+                    raise MemoryError("no room")
+            if len(rows) > 2:
+                raise OSError("too many")
+            return [{word: good for word in own if word != "fork"} for own in words]
+
+
+    rows = [{"id": name} for name in ("p", "q")]
+    found = find_many(Batched(), [image] * 2, [["b", "a"], ["fork"]], rows)
+    assert [list(f) for f in found] == [["b", "a"], []] and calls == [["p", "q"]]
+    looped = find_many(lambda image, words, row: {words[0]: good}, [image] * 2, [["b", "a"], ["fork"]], rows)
+    assert [list(f) for f in looped] == [["b"], ["fork"]]
+    assert find_many(Batched(), [], [], []) == []
+    for ids, expected in (
+        (["p", "bad"], "row 'bad': finder Batched failed (KeyError"),
+        (["p", "q", "s"], "rows 'p' … 's' together, though not one by one: finder Batched failed (OSError"),
+    ):
+        try:
+            find_many(Batched(), [image] * len(ids), [["a"]] * len(ids), [{"id": name} for name in ids])
+            raise AssertionError("went on")
+        except RuntimeError as error:
+            assert expected in str(error), error
+    for ask in (find_many, lambda finder, images, words, rows: find_regions(finder.find_one, images[0], words[0], rows[0])):
+        finder = Batched()
+        finder.find_one = lambda image, words, row: finder.find_many([image], [words], [row])[0]
+        try:
+            ask(finder, [image], [["a"]], [{"id": "full"}])
+            raise AssertionError("went on")
+        except MemoryError as error:
+            assert str(error) == "no room"
+    cases = ([{}], "gave 1 for 2"), (None, "NoneType"), ([{}, {"x": good}], "not asked"), ([{}, []], "dict")
+    for answers, expected in cases:
+        wrong = Batched()
+        wrong.find_many = lambda images, words, rows: answers
+        message = refused(find_many, wrong, [image] * 2, [["a"]] * 2, rows)
+        assert expected in message and ("row 'q'" in message or "Batched" in message)
+    assert "one each" in refused(find_many, Batched(), [image], [["a"]] * 2, rows)
+    texts = "DefaultCPUAllocator: can't allocate memory: you tried", "MPS backend out of memory", "CUDA out of memory."
+    cases = [MemoryError(), *map(RuntimeError, texts)]
+    assert all(map(out_of_memory, cases)) and not any(map(out_of_memory, (ValueError("out of memory"), KeyError(1))))

@@ -114,3 +114,17 @@ def test_damaged_files_are_named():
             raise AssertionError("read")
         except ValueError as error:
             assert "no such file" in str(error)
+
+
+def test_several_pictures_a_row_there_and_back():
+    rows = some_rows(3)
+    rows[1]["images"], rows[1]["image_index"] = [rows[0]["image"], rows[1]["image"]], 1
+    with tempfile.TemporaryDirectory() as folder:
+        path = write_rows(dataset_of(rows), Path(folder) / "rows.parquet")
+        again = read_rows(path)
+        assert again["image_index"][:] == [None, 1, None] and again[0]["images"] is None
+        assert [np.array_equal(np.asarray(a), np.asarray(b)) for a,
+            b in zip(again[1]["images"], rows[1]["images"])] == [True, True]
+        assert write_rows(again, Path(folder) / "again.parquet").read_bytes() == path.read_bytes()
+        assert stored_features(again.features) == again.features
+        assert picture_columns(again.features) == ["image", "images"]

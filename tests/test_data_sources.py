@@ -6,6 +6,7 @@ import tempfile
 from pathlib import Path
 from unittest import mock
 
+import datasets
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -22,7 +23,8 @@ def fails(*args, **kwargs):
 
 
 ROWS = [
-    {"id": f"r{k}", "image": f"{k}.png", "question": "q", "chosen": "a", "rejected": "b", "score": k} for k in range(3)
+    {"id": f"r{k}", "image": f"{k}.png", "question": "q", "chosen": "a", "rejected": "b",
+        "score": k} for k in range(3)
 ]
 
 
@@ -160,3 +162,59 @@ def test_hub_names_are_asked_of_load_dataset():
         assert [row for _, row in opened.records()] == ROWS
     with mock.patch("datasets.load_dataset", side_effect=ConnectionError("no network")):
         assert "owner/set" in fails("owner/set") and "no network" in fails("owner/set")
+
+
+def test_pieces_of_one_set_are_one_source():
+    with tempfile.TemporaryDirectory() as folder:
+        folder = Path(folder)
+        for k in (1, 0):
+            pq.write_table(pa.Table.from_pylist(ROWS[2 * k : 2 * k + 2]), folder / f"set_00{k}.parquet")
+        records = list(open_source(folder).records())
+        assert [row for _, row in records] == ROWS
+        assert [where.split("/")[-1] for where, _ in records] == [f"set_00{k}.parquet row {n}" for k,
+            n in ((0, 0), (0, 1), (1, 0))]
+        (folder / "set_001.parquet").rename(folder / "other_001.parquet")
+        assert "pieces" in fails(folder)
+        pq.write_table(pa.Table.from_pylist([{"id": 1}]), folder / "set_001.parquet")
+        (folder / "other_001.parquet").unlink()
+        assert "set_001.parquet: its columns are not those of set_000.parquet" in fails(folder)
+        for k in range(2):
+            (folder / f"set_00{k}.parquet").unlink()
+        for name in ("train-00000-of-00001", "test-00000-of-00001"):
+            pq.write_table(pa.Table.from_pylist(ROWS[:1]), folder / f"{name}.parquet")
+        assert open_source(folder, split="test").name.endswith("test-00000-of-00001.parquet")
+
+
+def test_rows_one_after_another_and_a_type_that_changes_late():
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "x.json"
+        rows = [{**ROWS[0], "id": f"r{k}", "late": k, "wide": k, "deep": [{"a": k}]} for k in range(700)]
+        rows[650]["late"], rows[690]["wide"], rows[699]["deep"] = "six", 0.5, [{"a": 1, "b": "x"}]
+        path.write_text("\n".join(json.dumps(row, indent=1) for row in rows))
+        opened = open_source(path)
+        read = [row for _, row in opened.records()]
+        assert opened.features["late"].dtype == "string"
+        assert [note.kind.split("'")[1] for note in opened.notes] == ["late"]
+        assert [row["late"] for row in read[648:652]] == ["648", "649", '"six"', "651"]
+        assert opened.features["wide"].dtype == "float64"
+        assert [row["wide"] for row in read] == [row["wide"] for row in rows]
+        assert opened.features["deep"].feature == {"a": datasets.Value("int64"), "b": datasets.Value("string")}
+
+
+def test_columns_that_a_format_takes_are_left_alone():
+    from types import SimpleNamespace
+
+    with tempfile.TemporaryDirectory() as folder:
+        rows = [{"id": 1, "text": "a", "score": 1}, {"id": 2, "text": {"b": 1}, "score": 2}]
+        (Path(folder) / "x.jsonl").write_text("\n".join(map(json.dumps, rows)))
+        asked = []
+
+        def detect(name, columns, records):
+            asked.append((name, columns, [row for _, row in records()]))
+            return SimpleNamespace(takes=("text",))
+
+        opened = open_source(Path(folder) / "x.jsonl", detect=detect)
+        assert list(opened.features) == ["id", "score"]
+        assert opened.columns == ["id", "score", "text"]
+        assert not opened.notes
+        assert [row for _, row in opened.records()] == rows and asked[0][1:] == (["id", "text", "score"], rows)

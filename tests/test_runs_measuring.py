@@ -4,7 +4,8 @@ from mfpo.runs.measuring import *  # noqa: F403
 import tempfile
 from pathlib import Path
 import pandas as pd
-from mfpo.data.negatives import build_negatives, negative_preset
+from mfpo.data.building import build_negatives
+from mfpo.data.negatives import negative_preset
 from mfpo.data.pairs import PairConfig, preference_pairs
 from mfpo.data.regions import AnnotatedRegions
 from mfpo.data.rows import write_rows

@@ -4,7 +4,8 @@ from mfpo.runs.reference import *  # noqa: F403
 import tempfile
 from pathlib import Path
 import pytest
-from mfpo.data.negatives import NegativeConfig, build_negatives
+from mfpo.data.building import build_negatives
+from mfpo.data.negatives import NegativeConfig
 from mfpo.data.pairs import PairConfig, preference_pairs
 from mfpo.data.rows import read_rows, write_rows
 from mfpo.data.scenes import SCENES, WorldConfig, caption_text, scene_rows, world_words

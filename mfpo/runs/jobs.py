@@ -15,6 +15,7 @@ import shutil
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from contextlib import contextmanager
 from functools import lru_cache
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Callable, Iterator, Mapping
 
@@ -24,9 +25,7 @@ from ..settings import write_atomic
 @lru_cache(maxsize=1)
 def source_digest() -> str:
     """A hash of the library's own source: results kept from a killed run are only used again by the same code."""
-    import mfpo
-
-    root, digest = Path(mfpo.__file__).parent, hashlib.sha256()
+    root, digest = Path(find_spec("mfpo").origin).parent, hashlib.sha256()  # not imported: no stage needs all
     for path in sorted(root.rglob("*.py")):
         digest.update(path.relative_to(root).as_posix().encode() + b"\x1f" + path.read_bytes() + b"\x1e")
     return digest.hexdigest()[:16]
