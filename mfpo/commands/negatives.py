@@ -131,6 +131,7 @@ def write_card(report: Any, output: Path, summary: Mapping[str, Any], preview: P
     if preview is not None:
         files[preview.name] = "some rows as pictures: original, regions, negative"
     shown = {**summary, "unchanged": len(summary["unchanged"]), "rejected": report.bad}
+    shown = {name: value for name, value in shown.items() if value != {}}  # no region, no sizes of regions
     return write_atomic(output.with_suffix(".card.md"), data_card(report, read_note(output), shown, files))
 
 # %% ../../nbs/commands/negatives.ipynb #1fa9c184
@@ -177,6 +178,8 @@ def _make(options: NegativesOptions, tool_options: ToolOptions, output: Path) ->
     for text in dict.fromkeys(str(w.message) for w in caught if issubclass(w.category, UserWarning)):
         say(f"warning: {text}")
     if first and is_main_process():
+        for vectors in output.parent.glob(f".{output.name}.vectors*.safetensors"):
+            vectors.unlink()
         with bad_input():
             summary = summarise(output)
             sheet = _draw(options, output) if options.preview else None

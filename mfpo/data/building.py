@@ -184,19 +184,12 @@ def write_negatives(
     if not _claim(parts, out, mark, overwrite, share):
         return False
     features = negative_features(rows.features)
-    shards = [(k, parts / f"{k // GROUP_ROWS:06d}.parquet") for k in range(0, len(rows), GROUP_ROWS)]
-    done = sum(min(GROUP_ROWS, len(rows) - k) for k, path in shards if path.exists())
+    shards = [parts / f"{k:06d}.parquet" for k in range(-(-len(rows) // GROUP_ROWS))]
     try:
-        making = Maker(rows.features, finder, config, tools, workers)
-        with making as maker, _bar(len(rows), done, progress and share.rank == 0) as bar:
-            for k, path in share.order(shards):
-                if not path.exists() and (parts / "run.json").exists():
-                    size = min(GROUP_ROWS, len(rows) - k)
-                    raw = next(raw_batches(rows.select(range(k, k + size))))
-                    write_tables([row_table(_counted(maker.rows(raw), bar), features)], features, path)
+        with Maker(rows.features, finder, config, tools, workers) as maker:
+            _make_missing(rows, maker, shards, features, share, progress)
         if share.rank == 0:
-            tables = _tables([path for _, path in shards], features)
-            write_tables(tables, features, parts / "whole.parquet", mark).replace(out)
+            write_tables(_tables(shards, features), features, parts / "whole.parquet", mark).replace(out)
             shutil.rmtree(parts, ignore_errors=True)
     except OSError as error:
         if not share.rank or (parts / "run.json").exists():
@@ -207,6 +200,24 @@ def write_negatives(
     if share.rank and not (parts / "run.json").exists():  # the first process is done: what was still on the way goes
         shutil.rmtree(parts, ignore_errors=True)
     return share.rank == 0
+
+
+def _make_missing(
+    rows: "datasets.Dataset", maker: Maker, shards: Sequence[Path], features: Any, share: Share, progress: bool
+) -> None:
+    """Make the shards that are not there, until they all are, or until the first process has finished."""
+    size = {path: min(GROUP_ROWS, len(rows) - k * GROUP_ROWS) for k, path in enumerate(shards)}
+    missing = {path for path in shards if not path.exists()}
+    done = len(rows) - sum(size[path] for path in missing)
+    with _bar(len(rows), done, progress and share.rank == 0) as bar:
+        for k, path in share.order(list(enumerate(shards))):
+            if path not in missing:
+                continue
+            if path.exists() or not (path.parent / "run.json").exists():  # another process was here
+                bar.update(size[path])
+                continue
+            raw = next(raw_batches(rows.select(range(k * GROUP_ROWS, k * GROUP_ROWS + size[path]))))
+            write_tables([row_table(_counted(maker.rows(raw), bar), features)], features, path)
 
 
 def build_negatives(
