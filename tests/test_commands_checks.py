@@ -128,3 +128,13 @@ def test_formats_and_pairs_are_options():
         assert report.format.name == "vlfeedback" and rows["rejected_source"][:] == ["y"]
         options = RowOptions(dataset_name=f"{folder}/set.json", answer_pairs="all", min_gap=1.5)
         assert checked_rows(options, "train")["chosen_source"][:] == ["x"]
+
+
+def test_rows_on_disk_go_with_the_process():
+    import os, subprocess, sys
+
+    with tempfile.TemporaryDirectory() as folder:
+        code = "import sys; from mfpo.commands.checks import row_cache; p = row_cache(sys.argv[1]); p.touch(); print(p.name)"
+        environment = {**os.environ, "RANK": "3"}
+        done = subprocess.run([sys.executable, "-c", code, f"{folder}/run/"], capture_output=True, text=True, env=environment)
+        assert done.stdout == ".run.rows3.arrow\n" and not list(pathlib.Path(folder).iterdir()), done.stderr

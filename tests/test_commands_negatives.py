@@ -57,7 +57,7 @@ def test_photographs_become_rows_with_negatives():
         said = run(*words, "--output", f"{folder}/out.parquet", "--preview", "2")
         rows = read_rows(f"{folder}/out.parquet")
         assert rows["id"] == ["cat", "coffee"] and rows["negative_where"] == ["regions", "regions"]
-        assert "2 rows (2 regions); 0 rejected" in said and "2 of 6 keywords found" in said and "dB (median)" in said
+        assert "2 rows (2 regions); 0 rejected" in said and "2 of 6 keywords were found" in said and "dB (median)" in said
         clean, negative = np.asarray(rows[0]["image"]), np.asarray(rows[0]["negative"])
         inside = np.zeros(clean.shape[:2], bool)
         inside[10:290, 60:430] = True

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Sequence
 
-from .checks import RowOptions, checked_rows, say
+from .checks import RowOptions, checked_rows, row_cache, say
 from mfpo.commands.options import (
     BadInput,
     bad_input,
@@ -242,7 +242,8 @@ def main(argv: Sequence[str]) -> None:
     if Path(options.output_dir).is_file():
         raise BadInput(f"--output_dir {options.output_dir} is a file: name a folder")
     say(f"checking the rows of {options.dataset_name}")
-    rows = checked_rows(options, options.dataset_test_split, needs=("negative",))
+    cache = row_cache(options.output_dir)
+    rows = checked_rows(options, options.dataset_test_split, needs=("negative",), cache=cache)
     beta = options.beta or trained_beta(adapter or base) or 0.1
     table = _scored(options, rows, processor, base, adapter, beta)
     if is_main_process():

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Mapping, Sequence
 
-from .checks import RowOptions, read_checked, say
+from .checks import RowOptions, read_checked, row_cache, say
 from .options import BadInput, bad_input, is_main_process, parse_options, require
 from .tools import ToolOptions, finder_for, option, tools_for
 from ..data.corruptions import DOMAINS, KINDS, SCHEDULES
@@ -106,7 +106,7 @@ def summary_text(summary: Mapping[str, Any], output: Path, rejected: int, config
         text += f"{area['75%']:.1%})"
         lines.append(text + (f"; signal to noise there {snr['50%']:.1f} dB (median)" if snr else ""))
     if config.where == "regions":
-        found = f"  {keywords['found']} of {keywords['asked']} keywords found"
+        found = f"  {keywords['found']} of {keywords['asked']} keywords were found and made worse"
         lines.append(found + (f"; {keywords['rows_without']} answers name nothing" if keywords["rows_without"] else ""))
     if where.get("fallback"):
         lines.append(
@@ -157,7 +157,7 @@ def _make(options: NegativesOptions, tool_options: ToolOptions, output: Path) ->
 
     say(f"checking the rows of {options.dataset_name}")
     output.parent.mkdir(parents=True, exist_ok=True)
-    cache = output.with_name(f".{output.name}.rows{os.environ.get('RANK', '')}.arrow")
+    cache = row_cache(output)
     try:
         rows, report = read_checked(options, options.split, several_images=True, cache=cache)
         if options.limit is not None:

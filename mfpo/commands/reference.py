@@ -73,7 +73,7 @@ def main(argv: Sequence[str]) -> None:
     with bad_input():
         refuse_sharded(config)
         encoder = RowEncoder(processor, config.encoder_cache_mb)
-    rows, held_out = training_rows(options, config, encoder, arms)
+    rows, held_out = training_rows(options, config, encoder, arms, path)
     say(f"{len(rows)} rows are in order; loading {model_args.model_name_or_path}")
     model = load_for_training(model_args, config.trust_remote_code, config.device)
     there = Path(path).exists()

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Sequence
 
-from .checks import RowOptions, checked_rows, say
+from .checks import RowOptions, checked_rows, row_cache, say
 from mfpo.commands.options import (
     BadInput,
     bad_input,
@@ -158,8 +158,13 @@ def _count_tokens(encoder: Any, images: tuple[str, ...]):
     return count
 
 
-def training_rows(options: TrainOptions, config: Any, encoder: Any, arms: Sequence[Any]) -> tuple[Any, Any]:
-    """(rows to train on, held-out rows or None), checked: they can be scored for all `arms`."""
+def training_rows(
+    options: TrainOptions, config: Any, encoder: Any, arms: Sequence[Any], beside: str | Path
+) -> tuple[Any, Any]:
+    """(rows to train on, held-out rows or None), checked: they can be scored for all `arms`.
+
+    They lie in files beside `beside`, not in memory.
+    """
     from dataclasses import replace
 
     from mfpo.train.collator import IMAGE_COLUMNS
@@ -171,7 +176,7 @@ def training_rows(options: TrainOptions, config: Any, encoder: Any, arms: Sequen
         "max_length": config.max_length if config.truncation == "refuse" else None,
     }
     say(f"checking the rows of {options.dataset_name}")
-    rows = checked_rows(options, options.dataset_train_split, **checks)
+    rows = checked_rows(options, options.dataset_train_split, cache=row_cache(beside), **checks)
     if options.eval_dataset_name is None:
         if config.eval_strategy != "no":
             raise BadInput(
@@ -179,7 +184,8 @@ def training_rows(options: TrainOptions, config: Any, encoder: Any, arms: Sequen
             )
         return rows, None
     return rows, checked_rows(
-        replace(options, dataset_name=options.eval_dataset_name), options.dataset_train_split, **checks
+        replace(options, dataset_name=options.eval_dataset_name), options.dataset_train_split,
+        cache=row_cache(beside, "eval"), **checks,
     )
 
 
@@ -239,7 +245,7 @@ def main(argv: Sequence[str]) -> None:
     )
     with bad_input():
         encoder = RowEncoder(processor, config.encoder_cache_mb)
-    rows, held_out = training_rows(options, config, encoder, config.make_objective().arms)
+    rows, held_out = training_rows(options, config, encoder, config.make_objective().arms, config.output_dir)
     say(f"{len(rows)} rows are in order; loading {model_args.model_name_or_path}")
     model = load_for_training(model_args, config.trust_remote_code, config.device)
     with bad_input():
