@@ -64,7 +64,7 @@ bench-gpu: $(STAMP)  ## the same on a GPU at LLaVA-1.5-7B's true shape: pairs a 
 		-p shapes '[{"image_side": 24, "answer": 120, "variants": "all"}]' -p batch 2 -p rounds 3 -p capacity_limit 64 -p out results/benchmark-gpu
 	@cat results/benchmark-gpu.md
 
-bench-negatives: $(STAMP)  ## rows a second a core beside decoding and encoding alone, and memory, into results/throughput.* (5 minutes)
+bench-negatives: $(STAMP)  ## rows a second a core beside decoding and encoding alone, and memory, into results/throughput.* (10 minutes)
 	python tools/run_stage.py nbs/experiments/throughput.ipynb build/executed/throughput.ipynb
 	@cat results/throughput.md
 

@@ -46,10 +46,19 @@ def test_every_part_is_measured():
 def test_the_command_is_watched():
     with tempfile.TemporaryDirectory() as folder:
         source = photograph_rows(noise_pictures(), 3, folder, (64, 48))
-        memory, seconds = command_peak(source)
-        assert 50 < memory < 5000 and seconds > 0.1
+        memory, own, seconds = command_peak(source)
+        assert 50 < own < memory < 5000 and seconds > 0.1
         try:
             command_peak(Path(folder) / "nowhere.jsonl")
             raise AssertionError("not refused")
         except RuntimeError as error:
             assert "nowhere.jsonl" in str(error)
+
+
+def test_memory_is_what_the_process_has():
+    import os
+
+    before = memory_of(os.getpid())
+    ballast = np.ones(2**27, np.uint8)  # 128 MiB
+    after = memory_of(os.getpid())
+    assert all(100 < after[name] - before[name] < 160 for name in before) and ballast[-1] and memory_of(2**30) == {}
