@@ -91,8 +91,8 @@ def bare(image: Image.Image) -> Image.Image:
 
 def image_processor(name: str, family: Family) -> Any:
     """The image processor of a checkpoint in its PIL form. Raises `ValueError` naming the checkpoint."""
-    from transformers import AutoImageProcessor
     from transformers.image_processing_base import ImageProcessingMixin
+    from transformers.models.auto.image_processing_auto import AutoImageProcessor  # by its module: needs no torchvision
     from transformers.models.vit import ViTImageProcessorPil
 
     try:

@@ -64,7 +64,8 @@ def _pooled(output: Any) -> np.ndarray:
 def _tower(name: str, device: Any, batch_size: int, dtype: str, texts: bool) -> ImageTower:
     """Load a checkpoint; raises `ValueError` naming it, why it cannot be used and what to do."""
     import torch
-    from transformers import AutoImageProcessor, AutoModel, AutoTokenizer
+    from transformers import AutoModel, AutoTokenizer
+    from transformers.models.auto.image_processing_auto import AutoImageProcessor  # by its module: needs no torchvision
 
     from mfpo.data.checkpoints import weights_digest
 
