@@ -22,8 +22,8 @@ from typing import TYPE_CHECKING, Any, Callable, Iterator, Mapping, Sequence
 import pyarrow as pa
 
 from .images import png_bytes
-from .negatives import ADDED_COLUMNS, NegativeConfig, Tools, find_key_regions, fingerprint_of, worse
-from .regions import Finder, NoRegions
+from .negatives import ADDED_COLUMNS, NegativeConfig, Tools, find_key_regions, worse
+from .regions import Finder, NoRegions, fingerprint_of
 from mfpo.data.rows import (
     GROUP_ROWS, dataset_of_batches, open_rows, raw_batches, read_note, read_rows, row_features, row_table,
     stored_features, write_tables,
@@ -306,7 +306,8 @@ def _refuse_other(path: Path, old: Mapping[str, Any], new: Mapping[str, Any]) ->
     differing = differences(old, new)
     if differing:
         lines = "".join(f"\n  {line}" for line in differing)
-        raise ValueError(f"{path} belongs to another run:{lines}\nChoose another out, delete it, or set overwrite=True")
+        raise ValueError(f"{path} belongs to another run:{lines}\nChoose another output, delete this one, or have it "
+                         "replaced (overwrite=True, --overwrite)")
 
 
 def _claim(

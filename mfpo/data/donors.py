@@ -17,6 +17,7 @@ import numpy as np
 from PIL import Image
 
 from .embeddings import EmbedImages, least_similar, load_image_embedding, load_similarity  # noqa: F401
+from .regions import fingerprint_of
 from .rows import encode_cell, raw_batches, replacing
 from ..settings import differences, row_seed, write_atomic
 
@@ -152,7 +153,7 @@ def embed_pool(
     if cache is None:
         with _bar(len(pool.first), "embedding", "picture", progress) as bar:
             return _joined([_embed_part(pool, rows, embed_images, batch_size, bar) for rows in blocks])
-    cache, mark = Path(cache), {"rows": pool.digest, "embedding": _named(embed_images), "part": part}
+    cache, mark = Path(cache), {"rows": pool.digest, "embedding": fingerprint_of(embed_images), "part": part}
     parts = cache.parent / f".{cache.name}.parts"
     if cache.exists():
         return _read_vectors(cache, mark, len(pool.first))
@@ -188,13 +189,6 @@ def _embed_part(pool: Pool, rows: np.ndarray, embed_images: EmbedImages, batch_s
 
 def _joined(arrays: Sequence[np.ndarray]) -> np.ndarray:
     return np.concatenate(arrays) if arrays else np.zeros((0, 1), np.float32)
-
-
-def _named(embed_images: EmbedImages) -> str:
-    """What tells an embedding apart between runs."""
-    given = getattr(embed_images, "fingerprint", None)
-    name = getattr(embed_images, "__qualname__", type(embed_images).__qualname__)
-    return str(given) if given is not None else f"{embed_images.__module__}.{name}"
 
 
 def _refuse_other(path: Path, there: Any, here: Any) -> None:
@@ -315,7 +309,8 @@ class RetrievedDonors:
         vectors = embed_pool(self.pool, embed_images, cache, batch_size, progress)
         self.chosen, self.similarity = nearest_others(vectors, rank, duplicate_above, progress)
         self.fingerprint = (
-            f"retrieved(rank={rank}, duplicate_above={duplicate_above}, {_named(embed_images)}, {self.pool.digest})"
+            f"retrieved(rank={rank}, duplicate_above={duplicate_above}, {fingerprint_of(embed_images)}, "
+            f"{self.pool.digest})"
         )
 
     def nearest(self, name: str) -> tuple[str, float]:

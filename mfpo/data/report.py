@@ -63,6 +63,7 @@ class Problems:
         self.extend(problems)
 
     def append(self, problem: Problem) -> None:
+        """Add one; the first `kept` of its kind stay in memory, the others go to the file."""
         self.counts[problem.kind] += 1
         if self.counts[problem.kind] <= self.kept:
             self._first.append(problem)
