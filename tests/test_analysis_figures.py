@@ -137,3 +137,15 @@ def test_lines_follow_stages_in_order():
     axis = score_along(lines, xlabel="stage", ylabel="score").axes[0]
     assert [t.get_text() for t in axis.get_xticklabels()] == ["easy", "medium", "hard"] and axis.get_ylim()[0] == 0
     assert axis.containers[0][0].get_ydata().tolist() == [3.0, 1.0, 2.0]
+
+
+def test_methods_stand_beside_one_another():
+    table = pd.DataFrame({"title": list("abc"), "F1": [80.0, 90, 85], "F1_low": [79.0, 88, 85], "F1_high": [82.0, 91, 85], "tokens": [10.0, np.nan, 30]})
+    figure = methods_beside(table, {"F1": "F1", "tokens": "tokens a row"}, {"F1": 82.5})
+    first, second = figure.axes
+    (mark,) = [c[0] for c in first.containers]
+    assert list(zip(mark.get_xdata(), mark.get_ydata())) == [(80.0, 2), (90.0, 1), (85.0, 0)]  # from the top
+    assert [t.get_text() for t in first.get_yticklabels()] == ["a", "b", "c"] and first.lines[-1].get_xdata()[0] == 82.5
+    assert list(second.containers[0][0].get_xdata()) == [10.0, 30.0] and not texts_overlap(figure)
+    with pytest.raises(ValueError, match="reliance"):
+        methods_beside(table, {"reliance": "x"})

@@ -54,3 +54,24 @@ def test_differences_name_the_place():
         "seed: None there, 1 here", "settings.rate: 0.1 there, 0.2 here", "settings.stages[1].name: hard there, all here",
     ]
     assert differences([1], [1, 2], "rates") == ["rates: [1] there, [1, 2] here"]
+
+
+def test_a_file_of_settings_extends_another():
+    import tempfile
+    from pathlib import Path
+
+    with tempfile.TemporaryDirectory() as folder:
+        folder = Path(folder)
+        (folder / "study").mkdir()
+        (folder / "params.yaml").write_text("bases: [0, 1]\ntraining: {rate: 1, epochs: 3}\n")
+        (folder / "study" / "params.yaml").write_text("extends: ../params.yaml\ntraining: {rate: 2}\n")
+        assert read_params(folder / "params.yaml") == {"bases": [0, 1], "training": {"rate": 1, "epochs": 3}}
+        assert read_params(folder / "study" / "params.yaml") == {"bases": [0, 1], "training": {"rate": 2}}
+        for text, error, message in (
+            ("extends: params.yaml", ValueError, "extends itself"), ("- 1", ValueError, "holds no sections"),
+            ("", ValueError, "holds no sections"), ("a: [1", ValueError, "no YAML.*line"),
+            ("extends: other.yaml", FileNotFoundError, "other.yaml: no such"),
+        ):
+            (folder / "params.yaml").write_text(text)
+            with pytest.raises(error, match=message):
+                read_params(folder / "params.yaml")

@@ -1,4 +1,4 @@
-"""Write README.md from nbs/index.ipynb: the prose, the code that is not hidden, and the text that it printed when stored.
+"""Write README.md from nbs/index.ipynb: prose, code that is not hidden, and the text and tables that it printed when stored.
 
 nbdev's own command needs Quarto, which pip does not install.
 
@@ -26,12 +26,18 @@ def rebase(text: str, folder: Path) -> str:
     return LINK.sub(target, text)
 
 
+def rendered(cell) -> str:
+    """What a cell's stored outputs show as Markdown: tables."""
+    return "\n\n".join(o.data["text/markdown"].strip() for o in cell.outputs if "text/markdown" in o.get("data", {}))
+
+
 def printed(cell) -> str:
-    """The text of a cell's stored outputs; pictures and HTML are left out."""
+    """The text of a cell's stored outputs; pictures, HTML and Markdown are left out."""
     texts = [
         o.text if o.output_type == "stream" else o.get("data", {}).get("text/plain", "")
         for o in cell.outputs
-        if o.output_type in ("stream", "execute_result", "display_data") and "image/png" not in o.get("data", {})
+        if o.output_type in ("stream", "execute_result", "display_data")
+        and not {"image/png", "text/markdown"} & set(o.get("data", {}))
     ]
     return "\n".join(t.rstrip("\n") for t in texts if t)
 
@@ -45,6 +51,7 @@ def readme(notebook: Path) -> str:
         elif cell.cell_type == "code" and not HIDDEN.search(cell.source):
             code, output = DIRECTIVE.sub("", cell.source).strip(), printed(cell)
             parts += [f"```python\n{code}\n```"] * bool(code) + [f"```text\n{output}\n```"] * bool(output)
+            parts += [rendered(cell)] * bool(rendered(cell))
     return "\n\n".join(parts) + "\n"
 
 

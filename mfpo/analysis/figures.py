@@ -4,13 +4,13 @@
 
 # %% auto #0
 __all__ = ['PALETTE', 'MARKERS', 'WHISKERS', 'STYLE', 'new_figure', 'save_figure', 'chairs_against_recall', 'reward_balance',
-           'base_checks', 'score_along']
+           'base_checks', 'score_along', 'methods_beside']
 
 # %% ../../nbs/analysis/figures.ipynb #cadaf09d
 import io
 import textwrap
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Sequence
+from typing import TYPE_CHECKING, Any, Mapping, Sequence
 
 import numpy as np
 import pandas as pd
@@ -248,4 +248,30 @@ def score_along(
     axis.set_ylabel(ylabel)
     if frame["series"].nunique() > 1:
         _legend(figure, "right center")
+    return figure
+
+# %% ../../nbs/analysis/figures.ipynb #a6fc11ce
+def methods_beside(
+    frame: pd.DataFrame,  # one row a method: title, and for each panel its score, perhaps with _low/_high
+    panels: Mapping[str, str],  # score -> axis label
+    standard: Mapping[str, Any] | None = None,  # scores of what the methods are compared with, such as the base
+) -> "Figure":
+    """Marks with intervals, a panel a score, methods in the table's order from the top; `standard` is a dashed line.
+    A score that a method does not have leaves its place empty."""
+    _columns(frame, ("title", *panels), "methods_beside")
+    figure, axes = new_figure(2.3 + 1.9 * len(panels), 0.7 + 0.24 * len(frame), len(panels), sharey=True)
+    places = np.arange(len(frame))[::-1]
+    for k, (axis, (name, label)) in enumerate(zip(axes, panels.items())):
+        here = frame[name].notna().to_numpy()
+        look = {"color": PALETTE[1 + k % (len(PALETTE) - 1)], "markersize": 5, "linestyle": "none", "marker": "o"}
+        axis.errorbar(
+            frame[name][here], places[here], xerr=_errors(frame, name)[:, here], elinewidth=1.1, capsize=2, **look
+        )
+        if standard is not None and np.isfinite(standard.get(name, np.nan)):
+            axis.axvline(standard[name], color="#333333", linewidth=1, linestyle="--")
+        axis.set_xlabel(label)
+        axis.locator_params(axis="x", nbins=4, prune="both")
+        axis.set_ylim(-0.7, len(frame) - 0.3)
+        axis.tick_params(axis="y", length=0)
+    axes[0].set_yticks(places, [str(title) for title in frame["title"]])
     return figure
