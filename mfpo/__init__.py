@@ -14,13 +14,19 @@ if TYPE_CHECKING:
     from .data.preferences import read_preferences
     from .evaluate.answers import generate_answers
     from .model.vlm import load_vlm
+    from .train.arms import Arm, Span
+    from .train.config import MFPOConfig
     from .train.curriculum import train_curriculum
-    from .train.objectives import Arm, Objective, Term, preset
-    from .train.trainer import MFPOConfig, MFPOTrainer
+    from .train.objectives import Objective
+    from .train.plans import plan
+    from .train.presets import preset
+    from .train.stages import Stage
+    from .train.terms import Term
+    from .train.trainer import MFPOTrainer
 
 __all__ = [
-    "Arm", "Corruption", "MFPOConfig", "MFPOTrainer", "NegativeConfig", "Objective", "Term", "build_negatives",
-    "generate_answers", "load_vlm", "preset", "read_preferences", "train_curriculum",
+    "Arm", "Corruption", "MFPOConfig", "MFPOTrainer", "NegativeConfig", "Objective", "Span", "Stage", "Term",
+    "build_negatives", "generate_answers", "load_vlm", "plan", "preset", "read_preferences", "train_curriculum",
 ]
 
 _HOMES = {
@@ -30,9 +36,15 @@ _HOMES = {
     "data.preferences": ("read_preferences",),
     "evaluate.answers": ("generate_answers",),
     "model.vlm": ("load_vlm",),
+    "train.arms": ("Arm", "Span"),
+    "train.config": ("MFPOConfig",),
     "train.curriculum": ("train_curriculum",),
-    "train.objectives": ("Arm", "Objective", "Term", "preset"),
-    "train.trainer": ("MFPOConfig", "MFPOTrainer"),
+    "train.objectives": ("Objective",),
+    "train.plans": ("plan",),
+    "train.presets": ("preset",),
+    "train.stages": ("Stage",),
+    "train.terms": ("Term",),
+    "train.trainer": ("MFPOTrainer",),
 }
 
 

@@ -82,13 +82,60 @@ def test_held_out_rows_join_and_arms_can_be_named():
         assert len(read_reference(file).rows) == 12
 
 
+def test_one_file_for_several_objectives():
+    from mfpo.commands.train import main as train
+    with tempfile.TemporaryDirectory() as folder:
+        words, file = prepared(folder), pathlib.Path(folder, "reference.parquet")
+        mine = pathlib.Path(folder, "mine.yaml")
+        mine.write_text("terms: [{better: [rejected, negative], worse: [rejected, original]}]")
+        run(*words, "--objective", "dpo", "--objectives", "povid_stage2", "chip", str(mine))
+        scores = read_reference(file)
+        assert list(scores.logps) == [
+            "chosen_original", "rejected_original", "chosen_original_own", "chosen_negative", "chosen_original_changed",
+            "rejected_original_changed", "rejected_negative",
+        ]
+        assert scores.made_with["spans"] == {"changed": 1}
+        first, more = file.read_bytes(), ["--use_peft", "--lora_r", "4", "--max_steps", "1", "--logging_steps", "1"]
+        for name in ("dpo", "mfpo", "chip", "povid_stage2", "rlhfv", str(mine)):
+            out = f"{folder}/run_{pathlib.Path(name).stem}"
+            assert "loss" in run(*words, *more, "--objective", name, "--output_dir", out, command=train)
+        assert file.read_bytes() == first
+        with pytest.raises(BadInput, match="lacks the arm chosen_original_diverged"):
+            run(*words, *more, "--objective", "vdpo", "--objective_settings", '{"gamma": 1, "diverged": true}',
+                "--output_dir", f"{folder}/vdpo", command=train)
+        file.unlink()
+        run(*words, "--objective", "povid_stage2", "--objective_settings", '{"released": true}')  # tokens of each step
+        assert list(read_reference(file).logps) == ["chosen_original", "rejected_original"]
+        file.unlink()
+        run(*words, "--arms", "chosen_original", "chosen_original_diverged", "rejected_blank", "chosen_negative_top")
+        assert list(read_reference(file).logps) == [
+            "chosen_original", "chosen_original_diverged", "rejected_blank", "chosen_negative_top"]
+
+
+def test_a_second_model_for_a_mixture():
+    from mfpo.commands.train import main as train
+    with tempfile.TemporaryDirectory() as folder:
+        words = prepared(folder)
+        save_vlm(*small_vlm_for_tests(1), pathlib.Path(folder) / "other")
+        second = f"{folder}/second.parquet"
+        run(*words, "--objective", "mrpo", "--model_name_or_path", f"{folder}/other", "--reference_cache", second)
+        more = ["--objective", "mrpo", "--use_peft", "--lora_r", "4", "--max_steps", "1", "--logging_steps", "1"]
+        said = run(*words, *more, "--second_reference", second, "--output_dir", f"{folder}/run", command=train)
+        assert "joint, step 1: loss" in said and "loss 0.693" not in said  # the mixture is not the policy's start
+        same = run(*words, *more, "--second_reference", f"{folder}/reference.parquet", "--output_dir", f"{folder}/same", command=train)
+        assert "joint, step 1: loss 0.693" in same
+
+
 def test_what_cannot_be_scored_is_refused():
     with tempfile.TemporaryDirectory() as folder:
         words = prepared(folder)
         for more, message in (
-            (["--objective", "sft"], "--objective sft has no reference"), (["--arms", "chosen"], "--arms"),
+            (["--objective", "sft"], "--objective sft has no reference whose numbers"), (["--arms", "chosen"], "--arms"),
             (["--arms", "chosen_cropped", "chosen_original"], "chosen_cropped: an arm is"),
-            (["--arms", "best_original"], "best_original"),
+            (["--arms", "best_original"], "best_original"), (["--arms", "chosen_original_kl"], "chosen_original_kl: an arm"),
+            (["--arms", "chosen_original_changes"], "one of own, top, changed, "),
+            (["--arms", "chosen_original", "--objectives", "chip"], "--arms and --objectives both say"),
+            (["--objectives", "chips"], "objective 'chips' is unknown"), (["--objectives", "none.yaml"], "no such file"),
             (["--max_length", "10"], "6 of 6 rows cannot be used"), (["--fsdp"], "DeepSpeed or FSDP"),
         ):
             with pytest.raises(BadInput, match=message):

@@ -1,7 +1,7 @@
 # Exported from nbs/commands/train.ipynb by tools/export_tests.py: edit the notebook.
 from mfpo.commands.train import *  # noqa: F403
 
-import contextlib, io, json, pathlib, tempfile
+import contextlib, io, json, pathlib, re, tempfile
 import pytest
 import skimage.data
 from PIL import Image
@@ -10,6 +10,7 @@ from mfpo.data.corruptions import Corruption
 from mfpo.data.building import build_negatives
 from mfpo.data.negatives import NegativeConfig
 from mfpo.data.rows import dataset_of, write_rows
+from mfpo.model.reference import read_reference
 from mfpo.model.small import small_vlm_for_tests
 from mfpo.model.vlm import load_vlm, save_vlm
 
@@ -83,6 +84,81 @@ def test_a_run_leaves_an_adapter_and_is_not_repeated():
         assert adapter.read_bytes() == first
         with pytest.raises(BadInput, match="settings.learning_rate: 0.001 there, 0.002 here"):
             run(*words, "--learning_rate", "2e-3")
+
+
+def test_every_objective_is_listed_with_its_paper():
+    from mfpo.train.presets import PRESETS
+    with contextlib.redirect_stdout(io.StringIO()) as out, pytest.raises(SystemExit) as ended:
+        main(["--list_objectives", "--use_cpu"])
+    assert ended.value.code == 0
+    for name, method in PRESETS.items():
+        assert f"\n{name}: {method.paper}\n" in "\n" + out.getvalue()
+        assert all(f"{setting}={value}" in out.getvalue().replace("\n      ", " ") for setting, value in method.settings.items() if setting != "beta")
+
+
+def test_an_objective_has_settings_a_file_and_trls_loss_types():
+    with tempfile.TemporaryDirectory() as folder:
+        words = [*prepared(folder), "--max_steps", "1"]
+        fused = run(*words, "--objective", "chip", "--objective_settings", '{"released": true}', "--output_dir", f"{folder}/chip")
+        assert "joint, step 1: loss 0.693" in fused  # one sigmoid
+        file = pathlib.Path(folder, "mine.yaml")
+        file.write_text("beta: 0.5\nterms:\n- {better: [chosen, original], worse: [rejected, original], weight: 2.0}\n")
+        assert "joint, step 1: loss 1.386" in run(*words, "--objective", str(file), "--output_dir", f"{folder}/mine")
+        stored = json.loads(pathlib.Path(folder, "mine", "curriculum.json").read_text())
+        assert stored["settings"]["beta"] == 0.5 and "weight=2.0" in json.dumps(stored)  # what `mfpo evaluate` reads
+        hinge = run(*words, "--objective", "dpo", "--loss_type", "hinge", "--output_dir", f"{folder}/hinge")
+        assert "joint, step 1: loss 1.000" in hinge
+        for more in ([], ["--reference_cache", f"{folder}/povid.parquet"]):  # own tokens are made once, for all stages
+            own = run(*words, "--objective", "povid_stage2", "--output_dir", f"{folder}/povid{len(more)}", "--curriculum", "easy_to_hard", *more)
+            assert "easy, step 1: loss 0.693" in own and "hard, step 1: loss" in own
+        assert "chosen_original_own" in read_reference(f"{folder}/povid.parquet").logps
+        kept = run(*words, "--objective", "chip", "--output_dir", f"{folder}/guided", "--precompute_ref_log_probs")
+        assert "joint, step 1: loss 3.466" in kept  # 5 log 2
+
+
+def test_stages_of_other_objectives_by_name():
+    with tempfile.TemporaryDirectory() as folder:
+        words = [*prepared(folder), "--max_steps", "4"]
+        first = run(*words, "--objective", "mfpo", "--curriculum", "image_first", "--output_dir", f"{folder}/image")
+        assert re.search("image, step 1 → 2: loss 0.693 .*\nwhole, step 1 → 2: loss .*gap/text", first)
+        own = run(*words, "--objective", "povid_stage2", "--curriculum", "povid", "--output_dir", f"{folder}/povid")
+        # three quarters of the steps, then one; the reference of the second stage is what the first left
+        assert re.search("answers, step 1 → 3: loss 0.693 .*\nown, step 1: loss 0.693", own)
+        for more, message in (
+            (["--objective", "dpo", "--curriculum", "povid"], "povid_stage2"),
+            (["--objective", "dpo", "--curriculum", "image_first"], "differ in the picture"),
+            (["--objective", "povid_stage2", "--curriculum", "povid", "--reference_cache", f"{folder}/x.parquet"], "--precompute_ref_log_probs"),
+        ):
+            with pytest.raises(BadInput, match=message):
+                run(*words, *more, "--output_dir", f"{folder}/wrong")
+        assert not pathlib.Path(folder, "x.parquet").exists()
+
+
+def test_what_is_wrong_with_an_objective_is_told():
+    with tempfile.TemporaryDirectory() as folder:
+        words, file = prepared(folder), pathlib.Path(folder, "mine.yaml")
+        for text, more, said in (
+            (None, ["--objective", "ppo"], "objective 'ppo' is unknown; use one of ['dpo', "),
+            (None, ["--objective", f"{folder}/none.yaml"], "there is no such file; give a YAML file, or a preset: dpo, "),
+            ("terms: [{better: [chosen, original]", [], "mine.yaml, line 1, column 36: "),
+            ("name: dpo\nbeta: 0.5", ["--beta", "0.2"], "beta=0.2, but "),
+            ("name: dpo", ["--loss_type", "ipo"], "write loss_type into it"),
+            (None, ["--objective", "mfpo", "--objective_settings", "{gamma}"], "is no JSON"),
+            (None, ["--objective", "mfpo", "--objective_settings", '{"gamma": 1}'], "has no setting gamma; its own are ['eta']"),
+            (None, ["--eta", "0.5"], "unknown option --eta (a setting of the objective: --objective_settings '{\"eta\": 0.5}')"),
+        ):
+            if text is not None:
+                file.write_text(text)
+                more = ["--objective", str(file), *more]
+            with contextlib.redirect_stderr(io.StringIO()) as err, pytest.raises(SystemExit) as ended:
+                main([*words, *more])
+            assert ended.value.code == 2 and said in " ".join(err.getvalue().split()), (more, err.getvalue())
+        with pytest.raises(BadInput, match="'mrpo' mixes two references, and no second one is given"):
+            run(*words, "--objective", "mrpo")
+        with pytest.raises(BadInput, match="--second_reference none.parquet: no such file; 'mfpo reference' makes it"):
+            run(*words, "--objective", "mrpo", "--second_reference", "none.parquet")
+        with pytest.raises(BadInput, match="no column caption"):
+            run(*words, "--objective", "sena")
 
 
 def test_rows_are_refused_before_any_training():

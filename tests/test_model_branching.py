@@ -12,7 +12,8 @@ from mfpo.model import tree as tree_rows
 from mfpo.model.branching import tree_logps
 from mfpo.model.logps import ROUTES, arm_logps, choose_route, plain_logps
 from mfpo.model.tiny import FAMILIES, tiny_batch, tiny_vlm
-from mfpo.train.objectives import Arm, preset
+from mfpo.train.arms import Arm
+from mfpo.train.presets import preset
 
 ARMS = preset("mfpo").arms
 

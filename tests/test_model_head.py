@@ -7,7 +7,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from mfpo.model.head import CHUNK, predicted_logps, target_logps
+from mfpo.model.head import CHUNK, measured, predicted_logps, target_logps
 
 
 def problem(dtype=torch.float64, bias=False, trained=False, count=11):
@@ -89,6 +89,18 @@ def test_the_model_calls_the_stand_in_and_gets_its_head_back():
         wanted = -F.cross_entropy(after(head(states[0, places])), targets[:3], reduction="none")
         assert all((l - wanted).abs().max() < 1e-6 and l.shape == (3,) for l in logps)
         assert "forward" not in head.__dict__
+
+
+def test_ids_do_not_decide_whether_logits_are_changed():
+    hidden, head, targets = problem()
+    states, given = hidden.detach().view(1, 11, 6), []
+    rows, places = torch.zeros(3, dtype=torch.long), torch.tensor([1, 1, 7])
+    call = lambda: SimpleNamespace(logits=head(states))
+    measure = lambda states, head: given.append(head) or (states if head is None else head(states)).argmax(1)
+    expected = head(states[0, places]).argmax(1)
+    assert torch.equal(measured(call, head, rows, places, measure, decides=False), expected) and given == [None]
+    predicted_logps(call, head, rows, places, targets[:3])
+    assert torch.equal(measured(call, head, rows, places, measure, decides=False), expected) and given == [None, head]
 
 
 def test_a_failing_call_leaves_the_head_as_it_was():

@@ -4,7 +4,7 @@ from mfpo.model.layout import *  # noqa: F403
 import pytest
 import torch
 
-from mfpo.model.layout import arm_inputs, concat_padded, first_rows, picture_inputs, picture_names, written_out
+from mfpo.model.layout import arm_inputs, blank_pictures, concat_padded, first_rows, picture_inputs, picture_names, written_out
 
 ARMS = [("chosen", "original"), ("rejected", "original"), ("chosen", "negative")]
 
@@ -59,6 +59,29 @@ def test_the_first_rows_are_a_batch():
     assert inputs["pixel_values"].flatten().tolist() == [0, 1, 0, 1, 10, 11]
     assert inputs["input_ids"].tolist() == [[1, 9, 2, 5, 6], [1, 9, 2, 7, 0], [1, 9, 2, 5, 6]]
     assert batch["images"] == {"original": [100], "negative": [100]} and batch["sizes"]["original"] == {"pixel_values": [2], "grid": [1]}
+
+
+def test_what_else_a_batch_holds_is_cut_too():
+    batch = two_rows()
+    batch["spans"] = {"chosen": {"changed": torch.tensor([[0.0, 1.0], [1.0, 0.0]])}}
+    batch["own"] = {"chosen": torch.tensor([[5, 7], [8, 0]])}
+    batch["rows"] = {"tokens/chosen": torch.tensor([2.0, 1.0])}
+    few = first_rows(batch, 1)
+    assert few["spans"]["chosen"]["changed"].tolist() == [[0, 1]] and few["own"]["chosen"].tolist() == [[5, 7]]
+    assert few["rows"]["tokens/chosen"].tolist() == [2] and not {"spans", "own", "rows"} & set(first_rows(two_rows(), 1))
+
+
+def test_blank_pictures_by_hand():
+    prompt = {"input_ids": torch.tensor([[1, 9]]), "pixel_values": torch.ones(1, 3, 2, 2), "image_sizes": torch.tensor([[2, 2]])}
+    blank = blank_pictures(prompt)
+    assert not blank["pixel_values"].any() and prompt["pixel_values"].all()
+    assert blank["input_ids"] is prompt["input_ids"] and blank["image_sizes"] is prompt["image_sizes"]
+    tiles = torch.ones(2, 3, 3, 2, 2)
+    tiles[0, 2] = 0  # padding: the row has two tiles
+    seen = blank_pictures({"pixel_values": tiles, "pixel_attention_mask": torch.ones(2, 3, 2, 2).long()})["pixel_values"]
+    assert seen.flatten(2).any(2).tolist() == [[True, True, False], [True, True, True]] and 0 < seen.max() < 1e-4
+    for dtype in (torch.float16, torch.bfloat16):
+        assert torch.equal(seen.to(dtype).flatten(2).any(2), seen.flatten(2).any(2))
 
 
 def test_tiles_of_different_number_are_padded():

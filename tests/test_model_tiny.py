@@ -307,7 +307,7 @@ def test_batch_and_processor_agree_on_pictures():
 
 def test_rows_and_pictures_go_all_the_way():
     from mfpo.train.collator import PreferenceCollator, RowEncoder
-    from mfpo.train.objectives import Arm
+    from mfpo.train.arms import Arm
 
     arms = [Arm(*arm) for arm in ARMS]
     rows = [

@@ -39,7 +39,8 @@ def test_a_method_names_what_it_needs():
     assert Method("DPO", "dpo").negatives is None
     for wrong, message in (
         ({"objective": "mfpo"}, "needs negatives"), ({"objective": "dpo", "negatives": "mdpo"}, "has no use for"),
-        ({"objective": "best"}, "unknown"),
+        ({"objective": "best"}, "unknown"), ({"objective": "povid_stage2"}, "needs negatives"),
+        ({"objective": "dpo", "settings": {"gamma": 2}}, "no setting gamma"),
     ):
         with pytest.raises(ValueError, match=message):
             Method("x", **wrong)
@@ -106,15 +107,18 @@ def test_tuning_chooses_by_validation_and_seeds_are_all_trained():
         before = os.getcwd()
         os.chdir(folder)
         try:
-            summary = tune_and_train(Method("DPO", "dpo"), training, inputs, [0, 1], "out", name="test", progress=False)
+            summary = tune_and_train(
+                Method("DPO", "dpo"), training, {"0": inputs | {"difficulty": None}, "1": inputs}, [0, 1], "out",
+                name="test", progress=False,
+            )
         finally:
             os.chdir(before)
-        assert (
-            summary == json.loads((folder / "out" / "tuning.json").read_text())
-            and [r["rate"] for r in summary["runs"]] == [1e-3, 1e-2]
-        )
-        assert summary["rate"] == max(summary["runs"], key=lambda r: (r["F1"], -r["rate"]))["rate"]
-        assert sorted(p.name for p in (folder / "out" / "seed-1").iterdir()) == [
+        assert list(summary) == ["0", "1"] and repr(summary["0"]) == repr(summary["1"])  # equal inputs
+        told = summary["1"]
+        assert repr(told) == repr(json.loads((folder / "out" / "1" / "tuning.json").read_text()))
+        assert [r["rate"] for r in told["runs"]] == [1e-3, 1e-2]
+        assert told["rate"] == max(told["runs"], key=lambda r: (r["F1"], -r["rate"]))["rate"]
+        assert sorted(p.name for p in (folder / "out" / "0" / "seed-1").iterdir()) == [
             "adapter_config.json", "adapter_model.safetensors", "history.json",
         ]
         assert not (folder / "build" / "work" / "test").exists()

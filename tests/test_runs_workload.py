@@ -45,7 +45,7 @@ def test_the_batch_is_in_the_collators_layout():
         assert ids[mask.bool()].tolist() == row["rejected"]
     assert batch["images"] == {"original": [0, 1, 2], "negative": [3, 4, 5]}
     from mfpo.model.logps import arm_logps
-    from mfpo.train.objectives import preset
+    from mfpo.train.presets import preset
     model = random_llava(shape)
     assert not any(p.requires_grad for p in model.parameters())
     logps = arm_logps(model, batch, preset("mfpo").arms)
@@ -57,7 +57,7 @@ def test_trl_finds_the_same_tokens_and_the_same_loss():
     import tempfile
     from mfpo.model.layout import arm_inputs
     from mfpo.model.logps import arm_logps
-    from mfpo.train.objectives import preset
+    from mfpo.train.presets import preset
     shape = Shape(**TINY)
     rows = random_rows(shape)
     with tempfile.TemporaryDirectory() as folder:

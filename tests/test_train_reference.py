@@ -19,9 +19,11 @@ from mfpo.model.reference import ReferenceFileError, part_of, read_reference, ro
 from mfpo.model.small import small_vlm_for_tests
 from mfpo.model.vlm import load_vlm, lora, save_vlm
 from mfpo.train.collator import PreferenceCollator, RowEncoder
-from mfpo.train.objectives import CHOSEN, NEGATIVE, REJECTED
+from mfpo.train.arms import CHOSEN, NEGATIVE, REJECTED, Span
+from mfpo.train.config import MFPOConfig
+from mfpo.train.preparation import undecoded
 from mfpo.train.scoring import score_arms
-from mfpo.train.trainer import MFPOConfig, reference_table, undecoded
+from mfpo.train.spans import SPANS
 
 
 def drawn_rows(count=6, **changes):
@@ -37,6 +39,17 @@ def drawn_rows(count=6, **changes):
             "negative_kind": "black", "negative_where": "global",
         } | changes.get(f"row{i}", {}))
     return datasets.Dataset.from_list(rows)
+
+
+CHANGED, OBJECTS = Span("chosen", "original", "changed"), Span("chosen", "negative", "objects")
+OWN = Span("chosen", "original", "own")
+
+
+def with_spans(rows):
+    """The columns that these three read."""
+    lengths = [len(RowEncoder(small_vlm_for_tests()[1]).answer(row["question"], row["chosen"])) for row in rows]
+    regions = [[{"keyword": row["chosen"].split()[2], "found": True, "box": [0, 0, 9, 9]}] for row in rows]
+    return rows.add_column("own_tokens", [[7] * n for n in lengths]).add_column("regions", regions)
 
 
 def made(path, rows=None, model=None, processor=None, collator=None, **options):
@@ -313,3 +326,100 @@ def test_stages_share_a_file_and_may_not_change_what_decides_it():
         stages[1].changes, config.fsdp = {}, True
         with pytest.raises(ValueError, match="under DeepSpeed or FSDP"):
             reference_of_stages(model, stages, config, collator)
+
+
+def test_spans_join_the_file_and_leave_files_of_arms_alone():
+    from dataclasses import replace as changed_copy
+
+    processor = small_vlm_for_tests()[1]
+    encoder = RowEncoder(processor)
+    arms = PreferenceCollator(encoder, max_length=60)
+    spans = PreferenceCollator(encoder, (CHOSEN, NEGATIVE, CHANGED, OBJECTS, OWN), max_length=60)
+    assert reading_columns(arms) == {
+        "chosen_original": ("question", "chosen", "image"), "rejected_original": ("question", "rejected", "image"),
+        "chosen_negative": ("question", "chosen", "negative"),
+    }
+    assert reading_columns(spans) == {
+        "chosen_original": ("question", "chosen", "image"), "chosen_negative": ("question", "chosen", "negative"),
+        "chosen_original_changed": ("question", "chosen", "image", "rejected"),
+        "chosen_negative_objects": ("question", "chosen", "negative", "regions"),
+        "chosen_original_own": ("question", "chosen", "image", "own_tokens"),
+    }
+    some = PreferenceCollator(encoder, spans.readings, max_length=60, reference_arms=(CHOSEN, OWN))
+    assert list(reading_columns(some)) == ["chosen_original", "chosen_original_own"]  # what the reference is asked for
+    with tempfile.TemporaryDirectory() as folder:
+        rows = with_spans(drawn_rows())
+        path, file = Path(folder) / "reference.parquet", Path(folder) / "arms.parquet"
+        made(file, rows.remove_columns(["regions", "own_tokens"]), collator=arms)
+        again = Path(folder) / "again.parquet"
+        made(again, rows, collator=arms)
+        assert again.read_bytes() == file.read_bytes() and "spans" not in read_reference(file).made_with
+        table = made(path, rows, collator=spans)
+        scores = read_reference(path)
+        assert scores.made_with["spans"] == {"changed": 1, "objects": 1} and list(scores.logps) == list(reading_columns(spans))
+        assert {k: v for k, v in scores.made_with.items() if k != "spans"} == read_reference(file).made_with
+        model = small_vlm_for_tests()[0]
+        direct = score_arms(model, undecoded(rows, ["id", *spans.columns]), spans, batch_size=2, route="plain")
+        assert list(table.values()) == list(zip(*(direct[reading].tolist() for reading in spans.readings)))
+        assert made(path, rows, collator=PreferenceCollator(encoder, (CHOSEN,), 60)) == {  # a file may hold more than is asked for
+            PreferenceCollator(encoder, (CHOSEN,)).key(r): (t[0],) for r, t in zip(undecoded(rows, arms.columns), table.values())}
+        assert made(path, rows, collator=some) == {some.key(r): (t[0], t[4]) for r, t in zip(undecoded(rows, some.columns), table.values())}
+        for name, cell, columns in (
+            ("rejected", "there is a cup .", "rejected"), ("own_tokens", [3] * 5, "own_tokens"),
+            ("regions", [{"keyword": "cup", "found": True, "box": [0, 0, 1, 1]}], "regions"),
+        ):
+            other = rows.to_list()
+            other[0][name] = cell
+            with pytest.raises(ReferenceFileError, match=rf"1 of 6 rows: 'row-0' \(another {columns}\)"):
+                made(path, datasets.Dataset.from_list(other, features=rows.features), collator=spans)
+        diverged = PreferenceCollator(encoder, (CHOSEN, Span("chosen", "original", "diverged")), 60)
+        with pytest.raises(ReferenceFileError, match="lacks the arm chosen_original_diverged; it has chosen_original, "):
+            made(path, rows, collator=diverged)
+        kept = SPANS["changed"]
+        try:
+            SPANS["changed"] = changed_copy(kept, version=2)
+            with pytest.raises(ReferenceFileError, match="spans.changed: 1 there, 2 here"):
+                made(path, rows, collator=spans)
+        finally:
+            SPANS["changed"] = kept
+
+
+def test_a_file_whose_model_is_not_at_hand_is_read_by_its_rows():
+    with tempfile.TemporaryDirectory() as folder:
+        path, rows, other = Path(folder) / "second.parquet", drawn_rows(), small_vlm_for_tests(1)[0]
+        encoder = RowEncoder(small_vlm_for_tests()[1])
+        collator = PreferenceCollator(encoder, (CHOSEN, REJECTED), max_length=60)
+        table = made(path, rows, other, collator=collator)
+        assert kept_reference(rows, collator, path) == table
+        assert kept_reference((rows.select([4]), None, rows.select([1])), collator, path) == {
+            key: values for k, (key, values) in enumerate(table.items()) if k in (1, 4)}
+        longer = PreferenceCollator(encoder, (CHOSEN, REJECTED), max_length=80)  # refuses longer rows, and cuts none
+        assert kept_reference(rows, longer, path) == table
+        for rows_, collator_, words in (
+            (drawn_rows(7), collator, r"does not hold 1 of 7 rows: 'row-6' \(unknown\)"),
+            (rows, PreferenceCollator(encoder, max_length=60), "lacks the arm chosen_negative"),
+            (rows, PreferenceCollator(encoder, (CHOSEN, REJECTED), 60, "answer"), "this run has 'answer' and 60, so that answers end"),
+        ):
+            with pytest.raises(ReferenceFileError, match=words):
+                kept_reference(rows_, collator_, path)
+        with pytest.raises(FileNotFoundError, match="no such file of reference log-probs"):
+            kept_reference(rows, collator, Path(folder) / "none.parquet")
+
+
+def test_own_tokens_are_made_where_rows_come_without():
+    from mfpo.train.own import with_own_tokens
+    with tempfile.TemporaryDirectory() as folder:
+        config = MFPOConfig(
+            output_dir=folder, bf16=False, use_cpu=True, report_to="none", disable_tqdm=True, route="plain", objective="povid_stage2",
+            per_device_train_batch_size=2, max_length=60, reference_cache=str(Path(folder) / "reference.parquet"),
+        )
+        model, processor = small_vlm_for_tests()
+        collator = PreferenceCollator.of(config.make_objective(), RowEncoder(processor), 60)
+        rows, held_out = drawn_rows(5), drawn_rows(3)
+        made_rows, none, made_out = own_tokens_of_run(model, (rows, None, held_out), config, collator)
+        assert none is None and made_out["own_tokens"] == made_rows["own_tokens"][:3]
+        assert made_rows["own_tokens"] == with_own_tokens(rows, model, collator.encoder, batch_size=2, route="plain")["own_tokens"]
+        table = reference_of_run(model, (rows, None, held_out), config, collator)
+        assert len(table) == 5 and list(read_reference(config.reference_cache).logps) == [
+            "chosen_original", "rejected_original", "chosen_original_own"]
+        assert reference_of_run(model, made_rows, config, collator) == table

@@ -7,7 +7,7 @@ import torch
 from PIL import Image
 from mfpo.model.small import small_vlm_for_tests
 from mfpo.train.collator import PreferenceCollator, RowEncoder
-from mfpo.train.objectives import Arm
+from mfpo.train.arms import Arm
 
 
 def rows_of(n):

@@ -8,10 +8,13 @@ import datasets
 import pytest
 import torch
 from PIL import Image, ImageDraw
+from transformers import TrainerCallback
 
 from mfpo.model.small import small_vlm_for_tests
 from mfpo.model.vlm import lora
-from mfpo.train.objectives import CHOSEN, NEGATIVE, REJECTED, preset
+from mfpo.train.arms import CHOSEN, NEGATIVE, REJECTED
+from mfpo.train.config import MFPOConfig
+from mfpo.train.presets import preset
 
 
 def drawn_rows(count, **changes):
@@ -42,7 +45,8 @@ def settings(folder, **changes):
 def small_trainer(folder, rows=None, seed=0, lora_weights=True, **changes):
     model, processor = small_vlm_for_tests(seed)
     keep = {
-        k: changes.pop(k) for k in ("objective", "encoder", "eval_dataset", "callbacks", "ref_model")
+        k: changes.pop(k)
+        for k in ("objective", "encoder", "eval_dataset", "callbacks", "ref_model", "second_model", "compute_metrics")
         if not isinstance(changes.get(k, ""), str)
     }
     peft = {"peft_config": lora(model, r=4)} if lora_weights else {}
@@ -52,13 +56,64 @@ def small_trainer(folder, rows=None, seed=0, lora_weights=True, **changes):
     )
 
 
+class StopAt(TrainerCallback):
+    def on_step_end(self, args, state, control, **kwargs):
+        control.should_training_stop = state.global_step == 3
+
+
 def trained(trainer):
     """Trainable weights, by name."""
     return {n: p.detach().clone() for n, p in trainer.model.named_parameters() if p.requires_grad}
 
+import contextlib
+import logging
+import math
+
+import numpy as np
+import torch.nn.functional as F
+
+from mfpo.model.layout import arm_inputs
+from mfpo.model.vlm import save_vlm
+from mfpo.train.collator import PreferenceCollator, RowEncoder
+from mfpo.train.objectives import Objective
+from mfpo.train.scoring import score_arms
+
+
+def whole_logps(model, batch, arm):
+    """log p of every token at each place of the arm's answer, row by row."""
+    inputs, is_answer = arm_inputs(batch, [arm])
+    logps = model(**inputs).logits.double().log_softmax(-1)
+    return [logps[k][is_answer[k].nonzero()[:, 0] - 1] for k in range(len(logps))]
+
+
+def full_rows(count):
+    """`drawn_rows` with the columns that some presets read."""
+    colors = ("red", "blue", "green")
+    regions = [[{"keyword": colors[i % 3], "found": True, "box": [0, 16, 16, 32]}] for i in range(count)]
+    rows = drawn_rows(count).add_column("caption", [i % 2 == 0 for i in range(count)])
+    return rows.add_column("regions", regions)
+
+
+def perturbed(trainer, scale=0.3):
+    """A LoRA starts at zero; from here on policy and reference differ."""
+    generator = torch.Generator().manual_seed(0)
+    for name, weight in trainer.model.named_parameters():
+        if "lora_B" in name:
+            weight.data = scale * torch.randn(weight.shape, generator=generator)
+    return trainer
+
+
+def step_of(trainer, count=4):
+    """Loss and gradients of the first rows."""
+    trainer.model.zero_grad()
+    loss = trainer.compute_loss(trainer.model, trainer.data_collator([trainer.train_dataset[i] for i in range(count)]))
+    loss.backward()
+    return loss.item(), {n: p.grad.clone() for n, p in trainer.model.named_parameters() if p.grad is not None}
+
 
 def test_text_dpo_is_trl_s_loss_and_gradient():
     from trl import DPOConfig, DPOTrainer
+    from mfpo.train.links import LINKS
 
     def talk(row):
         return {
@@ -67,34 +122,55 @@ def test_text_dpo_is_trl_s_loss_and_gradient():
             "rejected": [{"role": "assistant", "content": row["rejected"]}],
         }
 
+    def loss_and_gradients(trainer, data):
+        generator = torch.Generator().manual_seed(0)
+        for name, weight in trainer.model.named_parameters():
+            weight.grad = None
+            if "lora_B" in name:  # a LoRA starts at zero, where the loss is log 2 whatever the code does
+                weight.data = 0.3 * torch.randn(weight.shape, generator=generator)
+        loss = trainer.compute_loss(trainer.model, trainer.data_collator([dict(data[i]) for i in range(6)]))
+        loss.backward()
+        return loss.item(), {n: p.grad for n, p in trainer.model.named_parameters() if p.grad is not None}
+
     rows = drawn_rows(6)
+    conversation = datasets.Dataset.from_list([talk(r) | {"image": r["image"]} for r in rows])
+    cases = [{"loss_type": kind, "label_smoothing": 0.1 if kind in ("robust", "exo_pair", "aot") else 0.0} for kind in (*LINKS, "sft")]
+    cases += [
+        {"loss_type": ["sigmoid", "bco_pair", "sft"], "loss_weights": [0.8, 0.2, 1.0]},
+        {"loss_type": "discopop", "discopop_tau": 0.5}, {"loss_type": "ipo", "beta": 0.5}, {"loss_type": "sigmoid_norm", "beta": 2.0},
+    ]
+    known = ("output_dir", "bf16", "gradient_checkpointing", "use_cpu", "report_to", "seed")
+    seen = set()
+    for case in cases:
+        with tempfile.TemporaryDirectory() as folder:
+            ours = small_trainer(folder, rows, objective="dpo", **case)
+            model, processor = small_vlm_for_tests()
+            plain = {k: v for k, v in settings(folder).to_dict().items() if k in known}
+            theirs = DPOTrainer(
+                model=model, args=DPOConfig(**plain | case), train_dataset=conversation, processing_class=processor,
+                peft_config=lora(model, r=4),
+            )
+            (loss, gradients), (expected, wanted) = loss_and_gradients(ours, rows), loss_and_gradients(theirs, conversation)
+        assert abs(loss - expected) < 1e-5 * max(abs(expected), 0.1), (case, loss, expected)
+        assert gradients.keys() == wanted.keys() and len(gradients) > 0
+        for name, gradient in wanted.items():
+            assert (gradients[name] - gradient).norm() <= 1e-4 * gradient.norm() + 1e-8, (case, name)
+        seen.add(round(expected, 6))
+    assert len(seen) > len(cases) - 3  # they are losses of different values, sigmoid's among them not log 2
+    assert all(abs(value - 0.693147) > 1e-4 for value in seen)
+
+
+def test_a_smoothed_sigmoid_is_conservative_dpo():
+    import torch.nn.functional as F
+
     with tempfile.TemporaryDirectory() as folder:
-        ours = small_trainer(folder, rows, objective="dpo")
-        model, processor = small_vlm_for_tests()
-        conversation = datasets.Dataset.from_list([talk(r) | {"image": r["image"]} for r in rows])
-        plain = {
-            k: v for k, v in settings(folder).to_dict().items()
-            if k in ("output_dir", "bf16", "gradient_checkpointing", "use_cpu", "report_to", "seed")
-        }
-        theirs = DPOTrainer(
-            model=model, args=DPOConfig(**plain), train_dataset=conversation, processing_class=processor,
-            peft_config=lora(model, r=4),
-        )
-        results = []
-        for trainer, data in ((ours, rows), (theirs, conversation)):
-            generator = torch.Generator().manual_seed(0)
-            for name, weight in trainer.model.named_parameters():
-                if "lora_B" in name:  # a LoRA starts at zero, where the loss is log 2 whatever the code does
-                    weight.data = 0.3 * torch.randn(weight.shape, generator=generator)
-            batch = trainer.data_collator([dict(data[i]) for i in range(6)])
-            loss = trainer.compute_loss(trainer.model, batch)
-            loss.backward()
-            results.append((loss.item(), {n: p.grad for n, p in trainer.model.named_parameters() if p.grad is not None}))
-    (loss, gradients), (expected, expected_gradients) = results
-    assert abs(expected - 0.6931) > 1e-3 and abs(loss - expected) < 1e-5 * abs(expected)
-    assert gradients.keys() == expected_gradients.keys() and len(gradients) > 0
-    for name, gradient in expected_gradients.items():
-        assert ((gradients[name] - gradient).norm() <= 1e-5 * gradient.norm() + 1e-9), name
+        trainer = small_trainer(folder, drawn_rows(1), objective="dpo", label_smoothing=0.2)
+        for name, weight in trainer.model.named_parameters():
+            if "lora_B" in name:
+                weight.data = 0.3 * torch.randn(weight.shape, generator=torch.Generator().manual_seed(0))
+        loss = trainer.compute_loss(trainer.model, trainer.data_collator([dict(trainer.train_dataset[0])]))
+    gap = torch.tensor(trainer._metrics["train"]["gap/text"][0])
+    assert abs(gap) > 0.01 and abs(loss.item() - (-0.8 * F.logsigmoid(gap) - 0.2 * F.logsigmoid(-gap)).item()) < 1e-6
 
 
 def test_training_starts_at_3_log_2_and_prefers_the_chosen():
@@ -178,7 +254,10 @@ def test_two_processes_train_as_one():
     from mfpo.model.vlm import lora
     from mfpo.train.trainer import MFPOConfig, MFPOTrainer
 
-    RUNS = {"checkpointed": {"gradient_checkpointing": True}, "projector": {"projector": True}, "lasting": {"image_memory_mb": 8}}
+    RUNS = {"checkpointed": {"gradient_checkpointing": True}, "projector": {"projector": True}, "lasting": {"image_memory_mb": 8},
+            "divergence": {"objective": "chip", "gradient_checkpointing": True}, "guided": {"objective": "vdpo"},
+            "own": {"objective": "povid_stage2", "precompute_ref_log_probs": True},
+            "own_each": {"objective": "povid_stage2", "objective_settings": {"released": True}}, "balanced": {"balance": "gap"}}
 
     def run(folder, name, batch):
         options = dict(RUNS[name])
@@ -339,12 +418,6 @@ def test_accumulated_gradients_are_those_of_the_whole_batch():
 
 
 def test_a_resumed_run_ends_in_the_same_bits():
-    from transformers import TrainerCallback
-
-    class StopAt(TrainerCallback):
-        def on_step_end(self, args, state, control, **kwargs):
-            control.should_training_stop = state.global_step == 3
-
     with tempfile.TemporaryDirectory() as folder:
         steps = dict(num_train_epochs=2, save_strategy="steps", save_steps=3)
         straight = small_trainer(Path(folder) / "a", **steps)
@@ -360,7 +433,8 @@ def test_a_resumed_run_ends_in_the_same_bits():
 
 def test_evaluation_and_own_objectives_work():
     with tempfile.TemporaryDirectory() as folder:
-        from mfpo.train.objectives import Objective, Term
+        from mfpo.train.objectives import Objective
+        from mfpo.train.terms import Term
         image_only = Objective((Term(CHOSEN, NEGATIVE, name="image"),), name="image_only")
         trainer = small_trainer(folder, objective=image_only, eval_dataset={"near": drawn_rows(4), "far": drawn_rows(2)})
         scores = trainer.evaluate()
@@ -377,35 +451,276 @@ def test_rows_that_cannot_be_trained_on_are_refused_before_training():
         assert small_trainer(folder, drawn_rows(4).remove_columns("negative"), objective="dpo").objective.name == "dpo"
 
 
-def test_settings_can_come_from_a_command_line():
-    from transformers import HfArgumentParser
-    line = [
-        "--output_dir", "unused", "--bf16", "false", "--use_cpu", "true",
-        "--objective_weights", '{"image": 0, "text": 2}', "--eta", "0.5",
-    ]
-    (config,) = HfArgumentParser(MFPOConfig).parse_args_into_dataclasses(line)
-    assert config.make_objective() == preset("mfpo", eta=0.5, weights={"image": 0, "text": 2})
+def test_compute_metrics_is_refused():
+    with tempfile.TemporaryDirectory() as folder, pytest.raises(ValueError, match="compute_metrics needs logits"):
+        small_trainer(folder, compute_metrics=len)
 
 
-def test_options_without_effect_are_refused():
+def test_every_preset_is_the_same_by_every_way():
+    from mfpo.train.methods import PRESETS
+
+    AT_START = {
+        "dpo": 1, "margin": 1, "dpo_margin": 2, "mdpo": 3, "mfpo": 3, "rdpo": 2, "rlhfv": 1, "povid_stage1": 1, "povid_stage2": 1,
+        "chip": 5, "mrpo": 1, "mfpo_objects": 3, "mfpo_mirror": 4,
+    }  # times log 2
+    cases = [(name, {}) for name in PRESETS]
+    cases += [("chip", {"released": True}), ("povid_stage2", {"released": True}), ("rdpo", {"released": True}), ("rlhfv", {"released": True}),
+              ("vdpo", {"by": "reference"}), ("vdpo", {"contrast": True}), ("vdpo", {"diverged": True}), ("mrpo", {"crossed": True})]
+    for name, own in cases:
+        objective = preset(name, **own)
+        second = {"second_model": small_vlm_for_tests()[0]} if not isinstance(objective.reference, str) else {}
+        with tempfile.TemporaryDirectory() as folder:
+            trainer = small_trainer(folder, full_rows(4), objective=objective, precompute_ref_log_probs=True, **second)
+            start, results = step_of(trainer)[0], {}
+            perturbed(trainer)
+            for cached in (True, False):
+                assert bool(trainer.data_collator.reference) == (cached and bool(objective.reference_readings))
+                for route in ("plain", "tree"):
+                    trainer.args.route = route
+                    results[cached, route] = step_of(trainer)
+                trainer.data_collator.reference = {}
+        if name in AT_START and not own:
+            assert abs(start - AT_START[name] * math.log(2)) < 1e-4, (name, start)
+        if name == "adavip":
+            assert abs(start - math.log(3)) < 1e-4
+        expected, gradients = results.pop((False, "plain"))
+        assert gradients and sum(g.norm() for g in gradients.values()) > 1e-3, name
+        for way, (loss, others) in results.items():
+            assert abs(loss - expected) < 1e-4 * max(1, abs(expected)), (name, own, way, loss, expected)
+            assert others.keys() == gradients.keys()
+            for key, gradient in gradients.items():
+                assert (others[key] - gradient).norm() <= 1e-3 * gradient.norm() + 1e-6, (name, own, way, key)
+
+
+def test_divergence_of_an_adapter_by_hand():
+    objective = Objective((preset("dpo").terms[0], preset("chip").terms[-1]), name="text and divergence")
+    assert [term.name for term in objective.terms] == ["text", "token"]
+    for route in ("plain", "tree"):
+        with tempfile.TemporaryDirectory() as folder:
+            trainer = perturbed(small_trainer(folder, full_rows(4), objective=objective, route=route))
+            batch = trainer.data_collator([trainer.train_dataset[i] for i in range(4)])
+            loss = trainer.compute_loss(trainer.model, batch)
+            with torch.no_grad():
+                ours = {arm: whole_logps(trainer.model, batch, arm) for arm in (CHOSEN, REJECTED)}
+                with trainer.model.disable_adapter():
+                    theirs = {arm: whole_logps(trainer.model, batch, arm) for arm in (CHOSEN, REJECTED)}
+        divergence = {arm: torch.stack([(p.exp() * (p - q)).sum() for p, q in zip(theirs[arm], ours[arm])]) for arm in ours}
+        for arm, name in ((CHOSEN, "kl/chosen"), (REJECTED, "kl/rejected")):
+            assert trainer._metrics["train"][name] == [pytest.approx(divergence[arm].mean().item(), rel=1e-5)]
+        ids = {arm: [i[m.bool()] for i, m in zip(*batch["answers"][arm.answer].values())] for arm in ours}
+        sums = {arm: torch.stack([(q - p).gather(1, i[:, None]).sum() for p, q, i in zip(theirs[arm], ours[arm], ids[arm])]) for arm in ours}
+        text = -F.logsigmoid(0.1 * (sums[CHOSEN] - sums[REJECTED])).mean()
+        token = 0.1 * 0.1 * (divergence[REJECTED] - divergence[CHOSEN]).mean()  # gamma * beta * (KL(y_l) - KL(y_w))
+        assert abs(loss.item() - (text + token).item()) < 1e-5
+
+
+def test_half_precision_starts_where_full_precision_does():
+    for name, times in (("chip", 5), ("povid_stage2", 1), ("mfpo_objects", 3)):
+        for early in (False, True):
+            with tempfile.TemporaryDirectory() as folder:
+                trainer = small_trainer(folder, full_rows(4), objective=name, bf16=True, precompute_ref_log_probs=early, max_steps=1)
+                trainer.train()
+            logs = trainer.state.log_history[0]
+            assert abs(logs["loss"] - times * math.log(2)) < 1e-4 and logs["displaced"] == 0, (name, early, logs)
+
+
+def test_own_tokens_of_three_kinds():
+    from mfpo.train.own import with_own_tokens
+
+    rows, model = drawn_rows(4), small_vlm_for_tests()[0]
     with tempfile.TemporaryDirectory() as folder:
-        for changes, words in [
-            ({"loss_type": ["ipo"]}, "loss_type"),
-            ({"label_smoothing": 0.1}, "label_smoothing"),
-            ({"beta": 0.0}, "beta=0.0"),
-            ({"objective": "ppo"}, "'ppo' is unknown"),
-            ({"route": "fast"}, "route='fast'"),
-            ({"image_memory_mb": -1}, "image_memory_mb=-1"),
-            ({"objective": "dpo", "eta": 1.0}, "eta=1.0"),
-            ({"truncation": "left"}, "truncation='left'"),
-            ({"objective_weights": {"picture": 1.0}}, "no term picture"),
-            ({"reference_cache": " "}, "reference_cache is empty"),
-        ]:
-            with pytest.raises(ValueError, match=words):
-                settings(folder, **changes)
-        with pytest.raises(ValueError, match="compute_metrics"):
-            model, processor = small_vlm_for_tests()
-            MFPOTrainer(
-                model=model, args=settings(folder), train_dataset=drawn_rows(2), processing_class=processor,
-                compute_metrics=len,
-            )
+        fixed = small_trainer(folder, rows, objective="povid_stage2", eval_dataset={"near": drawn_rows(2)})
+        expected = with_own_tokens(rows, model, fixed.data_collator.encoder, batch_size=4)["own_tokens"]
+        assert fixed.train_dataset["own_tokens"] == expected
+        assert fixed.eval_dataset["near"]["own_tokens"] == expected[:2]
+        column = [[9] * len(tokens) for tokens in expected]
+        given = small_trainer(folder, rows.add_column("own_tokens", column), objective="povid_stage2")
+        assert given.train_dataset["own_tokens"] == column
+        start = step_of(fixed)[0]
+        perturbed(fixed)
+        assert abs(start - math.log(2)) < 1e-5 and fixed.evaluate(rows)["eval_loss"] == pytest.approx(step_of(fixed)[0], abs=1e-5)
+        with pytest.raises(ValueError, match="'row-1': column own_tokens has 2 token ids, and the answer chosen has"):
+            small_trainer(folder, rows.add_column("own_tokens", [expected[0], [1, 2], *expected[2:]]), objective="povid_stage2")
+
+        def proposed(trainer, adapter):
+            """By whole logits: the likeliest tokens on the negative picture, with the adapter on or off."""
+            batch = PreferenceCollator(trainer.data_collator.encoder, (CHOSEN, NEGATIVE))([dict(row) for row in rows])
+            with torch.no_grad(), contextlib.nullcontext() if adapter else trainer.model.disable_adapter():
+                return batch, [logps.argmax(-1) for logps in whole_logps(trainer.model, batch, NEGATIVE)]
+
+        def own_reward(trainer, tokens_of_policy, tokens_of_reference, batch):
+            with torch.no_grad():
+                ours = whole_logps(trainer.model, batch, CHOSEN)
+                with trainer.model.disable_adapter():
+                    theirs = whole_logps(trainer.model, batch, CHOSEN)
+            parts = [q.gather(1, a[:, None]).sum() - p.gather(1, b[:, None]).sum()
+                     for p, q, a, b in zip(theirs, ours, tokens_of_policy, tokens_of_reference)]
+            return 0.1 * torch.stack(parts).mean().item()
+
+        for whose in ("reference", "policy", "each"):
+            objective = Objective(preset("povid_stage2").terms, own=whose)
+            trainer = perturbed(small_trainer(folder, rows, objective=objective, precompute_ref_log_probs=True), scale=1.0)
+            held = next(iter(trainer.data_collator.reference.values()))
+            assert len(held) == (3 if whose == "reference" else 2)  # what moves is in no table
+            step_of(trainer)
+            (batch, of_policy), (_, of_reference) = proposed(trainer, True), proposed(trainer, False)
+            assert any((a != b).any() for a, b in zip(of_policy, of_reference))
+            pair = {"reference": (of_reference,) * 2, "policy": (of_policy,) * 2, "each": (of_policy, of_reference)}[whose]
+            reward = trainer._metrics["train"]["rewards/chosen_original_own"]
+            assert reward == [pytest.approx(own_reward(trainer, *pair, batch), abs=1e-4)], whose
+
+
+def test_a_second_reference_from_a_file_or_a_model():
+    from mfpo.train.reference import cached_reference
+
+    rows = drawn_rows(6)
+    with tempfile.TemporaryDirectory() as folder:
+        file, other = str(Path(folder) / "second.parquet"), small_vlm_for_tests(1)[0]
+        plain = collator_of(preset("dpo"), RowEncoder(small_vlm_for_tests()[1]), 1024)
+        table = cached_reference(other, rows, plain, file, batch_size=3)
+        results = []
+        for changes in ({"second_reference": file}, {"second_model": other}, {"second_reference": file, "precompute_ref_log_probs": True}):
+            trainer = perturbed(small_trainer(folder, rows, objective="mrpo", eval_dataset=rows.select([0]), **changes))
+            results.append(step_of(trainer))
+            trainer.evaluate()
+        assert all(abs(loss - results[0][0]) < 1e-5 for loss, _ in results)
+        # by hand: 1 / ref = alpha / first + (1 - alpha) / second, the extra model first, clipped to the initial one
+        first, initial = [], []
+        for model, out in ((other, first), (small_vlm_for_tests()[0], initial)):
+            out += score_arms(model, [dict(r) for r in rows.select(range(4))], plain, (CHOSEN, REJECTED), batch_size=4).values()
+        policy = score_arms(trainer.model, [dict(r) for r in rows.select(range(4))], plain, (CHOSEN, REJECTED), batch_size=4)
+        size = [np.abs(a + b) / 2 for a, b in zip(first, initial)]
+        share = size[0] / (size[0] + size[1])
+        clipped = [np.clip(a, b * (1 + 0.1 * s), b * (1 - 0.1 * s)) for a, b, s in zip(first, initial, (share, 1 - share))]
+        gaps = [np.abs(one[0] - one[1]) for one in (first, initial)]
+        alpha = gaps[0] / (gaps[0] + gaps[1])
+        mixed = [-np.log(alpha * np.exp(-a + b) + (1 - alpha)) + b for a, b in zip(clipped, initial)]
+        margin = 0.1 * ((policy[CHOSEN] - mixed[0]) - (policy[REJECTED] - mixed[1]))
+        assert abs(results[0][0] - np.log1p(np.exp(-margin)).mean()) < 1e-5
+        # what cannot be
+        for changes, words in (
+            ({"objective": "mrpo"}, "mixes two references, and no second one is given; give either second_reference"),
+            ({"objective": "dpo", "second_reference": file}, "'dpo' has no second reference, and second_reference is given; leave"),
+            ({"objective": "mrpo", "second_reference": file, "second_model": other}, "second_reference and second_model is given"),
+            ({"objective": "mrpo", "second_reference": file, "rows": drawn_rows(7)}, r"second.parquet does not hold 1 of 7 rows: 'row-6'"),
+            ({"objective": "mrpo", "second_reference": file, "max_length": 40, "truncation": "answer"}, "answers end elsewhere"),
+            ({"objective": "mrpo", "second_reference": file + "x"}, "no such file"),
+            ({"objective": "mrpo", "second_model": other, "ref_model": other, "lora_weights": False}, "second_model is the policy, or"),
+        ):
+            with pytest.raises((ValueError, FileNotFoundError), match=words):
+                small_trainer(folder, **{"rows": rows} | changes)
+        trainer = small_trainer(folder, rows, objective="mrpo", second_reference=file)
+        with pytest.raises(ValueError, match="rows row-6 are not in the file of the second reference"):
+            trainer.evaluate(drawn_rows(7).select([6]))
+
+
+def test_without_a_reference_none_is_made():
+    from trl.trainer import dpo_trainer
+    load = dpo_trainer.create_model_from_path
+    with tempfile.TemporaryDirectory() as folder:
+        with pytest.raises(Exception):  # this model has no name under which TRL could load it once more
+            small_trainer(folder, lora_weights=False)
+        for name in ("sft", "simpo"):
+            trainer = small_trainer(folder, objective=name, lora_weights=False, learning_rate=1e-3)
+            assert trainer.ref_model is None and dpo_trainer.create_model_from_path is load
+            trainer.train()
+            assert "displaced" not in trainer.state.log_history[0]
+        path = Path(folder) / "model"
+        save_vlm(*small_vlm_for_tests(), path)
+        named = MFPOTrainer(model=str(path), args=settings(folder, objective="simpo"), train_dataset=drawn_rows(2))
+        assert named.ref_model is None and named.model is not None
+        with pytest.raises(ValueError, match="sync_ref_model=True: objective 'sft' has no reference"):
+            small_trainer(folder, objective="sft", sync_ref_model=True, lora_weights=False)
+
+
+def test_names_in_the_log():
+    PAIR = {"rewards/chosen", "rewards/rejected", "rewards/margins", "rewards/accuracies", "displaced"}
+
+    def of_terms(*names):
+        return {f"{kind}/{name}" for kind in ("loss", "gap", "accuracy") for name in names}
+
+    EXPECTED = {
+        "dpo": of_terms("text") | PAIR,
+        "mfpo": of_terms("text", "image", "margin") | PAIR | {"rewards/negative", "fairness"},
+        "chip": of_terms("text", "image", "segment") | PAIR | {
+            "loss/token", "rewards/negative", "fairness", "rewards/chosen_original_changed", "rewards/rejected_original_changed",
+            "kl/chosen", "kl/rejected"},
+        "adavip": of_terms("adaptive") | PAIR | {"gap/text", "gap/image", "fairness", "rewards/negative"},
+        "povid_stage2": of_terms("text", "own") | PAIR | {"rewards/chosen_original_own"},
+        "simpo": of_terms("text") | PAIR - {"displaced"},
+        "sft": {"loss/sft"},
+    }
+    balance = {"balance/weight_text", "balance/weight_image"}
+    cases = [(name, {}, names) for name, names in EXPECTED.items()]
+    cases += [("mfpo", {"balance": kind}, EXPECTED["mfpo"] | balance | {f"balance/{what}_text", f"balance/{what}_image"})
+              for kind, what in (("gradient", "norm"), ("gap", "gap"))]
+    for name, changes, expected in cases:
+        with tempfile.TemporaryDirectory() as folder:
+            trainer = small_trainer(folder, full_rows(4), objective=name, max_steps=1, eval_dataset=full_rows(2), **changes)
+            trainer.train()
+            trainer.evaluate()
+        train, evaluated = (
+            {key.removeprefix("eval_") for key in entry if "/" in key or key.endswith(("fairness", "displaced"))}
+            for entry in (trainer.state.log_history[0], trainer.state.log_history[-1])
+        )
+        assert train == evaluated == expected, (name, changes, train ^ expected)
+
+
+def test_chosen_answers_that_lose_likelihood_are_told_once():
+    class Heard(logging.Handler):
+        def __init__(self):
+            super().__init__()
+            self.lines = []
+        def emit(self, record):
+            if "chosen answers" in record.getMessage():
+                self.lines.append(record.getMessage())
+
+    heard = Heard()
+    logging.getLogger().addHandler(heard)
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            trainer = small_trainer(folder, drawn_rows(4), objective="dpo", learning_rate=0.0, num_train_epochs=4)
+            trainer.train()
+            assert heard.lines == [] and {h["displaced"] for h in trainer.state.log_history if "displaced" in h} == {0.0}
+            for seed in range(20):  # a direction in which both answers fall, the rejected one further
+                for name, weight in trainer.model.named_parameters():
+                    if "lora_B" in name:
+                        weight.data = torch.randn(weight.shape, generator=torch.Generator().manual_seed(seed))
+                trainer._metrics["train"].clear()
+                step_of(trainer)
+                means = {name: values[0] for name, values in trainer._metrics["train"].items()}
+                if means["rewards/chosen"] < 0 < means["rewards/margins"]:
+                    break
+            else:
+                raise AssertionError("no such direction")
+            trainer._metrics["train"].clear()
+            trainer.train()  # at a rate of 0
+    finally:
+        logging.getLogger().removeHandler(heard)
+    shown = [h for h in trainer.state.log_history if "displaced" in h]
+    assert shown[-1]["displaced"] == means["displaced"] > 0 and len(heard.lines) == 1
+    assert f"mean reward is {means['rewards/chosen']:.3g} (below zero in {means['displaced']:.0%} of the rows)" in heard.lines[0]
+    assert "Add a margin term" in heard.lines[0]
+
+
+def test_a_balanced_run_goes_on_with_its_weights():
+    for changes in ({"balance": "gradient", "balance_every": 1}, {"balance": "gap"}):
+        with tempfile.TemporaryDirectory() as folder:
+            steps = dict(num_train_epochs=2, save_strategy="steps", save_steps=3, **changes)
+            straight = small_trainer(Path(folder) / "a", **steps)
+            straight.train()
+            stopped = small_trainer(Path(folder) / "b", callbacks=[StopAt()], **steps)
+            stopped.train()
+            resumed = small_trainer(Path(folder) / "b", **steps)
+            resumed.train(resume_from_checkpoint=True)
+            weights = straight.balancer.weights
+            assert resumed.balancer.weights == weights and weights["margin"] == 1.0 and weights["image"] != 1.0
+            assert all(torch.equal(p, dict(resumed.model.named_parameters())[n]) for n, p in trained(straight).items())
+            losses = [h for h in straight.state.log_history if "loss" in h]
+            assert losses[-1]["balance/weight_image"] == pytest.approx(weights["image"])
+            other = small_trainer(Path(folder) / "b", **{k: v for k, v in steps.items() if "balance" not in k})
+            other.train(resume_from_checkpoint=True)
+            plain = small_trainer(Path(folder) / "c", num_train_epochs=2, save_strategy="steps", save_steps=3)
+            plain.train()
+            with pytest.raises(ValueError, match="balance.json is missing: the checkpoint was made without balance"):
+                small_trainer(Path(folder) / "c", **steps).train(resume_from_checkpoint=True)

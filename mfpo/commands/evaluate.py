@@ -195,7 +195,7 @@ def _scored(
 
     from mfpo.analysis.fairness import reward_gaps
     from mfpo.train.collator import PreferenceCollator, RowEncoder
-    from mfpo.train.objectives import CHOSEN, NEGATIVE
+    from mfpo.train.arms import CHOSEN, NEGATIVE
 
     state = PartialState(cpu=options.use_cpu)
     indices, show = _share(state, len(rows)), state.is_main_process

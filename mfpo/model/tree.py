@@ -61,6 +61,10 @@ class Tree:
                 parent = self._places[edge]
         self.paths[owner] = path
 
+    def prediction(self, parent: int, token: int) -> int | None:
+        """The prediction of a token read at a place, if an answer has it."""
+        return self._edges.get((parent, token))
+
     def _append(self, token: int, parent: int, owner: int) -> int:
         place, segment = len(self.tokens), self.segment[parent]
         if parent != place - 1:  # a branch, which sees what its parent sees

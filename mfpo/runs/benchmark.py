@@ -30,7 +30,7 @@ class Variant:
 
     title: str
     layout: str  # published, plain, tree, trl
-    objective: str = "mfpo"  # a preset of mfpo.train.objectives
+    objective: str = "mfpo"  # a preset of mfpo.train.presets
     reference: str = "step"  # scored in the step, or cached
     features: str = "step"  # of the pictures: computed in the step, or remembered
 
@@ -61,7 +61,7 @@ def step_flops(size: VLMSize, variant: Variant, rows: Sequence[Any], training: T
 
     TRL scores all positions on a CPU and those of answers on a GPU.
     """
-    from mfpo.train.objectives import preset
+    from mfpo.train.presets import preset
 
     arms = preset(variant.objective).arms
     if variant.layout == "tree":
@@ -165,7 +165,7 @@ class Bench:
 
     def _loss(self, variant: Variant) -> "torch.Tensor":
         from mfpo.model.vision import ImageMemory
-        from mfpo.train.objectives import preset
+        from mfpo.train.presets import preset
 
         if variant.layout == "trl":
             return self.trainer._compute_loss(self.trainer.model, self.trl_batch, return_outputs=False)
@@ -185,7 +185,7 @@ class Bench:
 
     def _reference(self, variant: Variant, memory: Any) -> dict[Any, "torch.Tensor"]:
         import torch
-        from mfpo.train.objectives import preset
+        from mfpo.train.presets import preset
 
         autocast = torch.autocast(self.device.type, torch.bfloat16, enabled=self.half)
         with torch.no_grad(), self.model.disable_adapter(), self._without_checkpointing(), autocast:

@@ -37,18 +37,19 @@ def curve_run(
     from mfpo.model.vlm import load_vlm, lora
     from mfpo.runs.training import Method, TrainingConfig, run_settings
     from mfpo.settings import settings_from
-    from mfpo.train.curriculum import plan_stages, train_curriculum
+    from mfpo.train.curriculum import train_curriculum
+    from mfpo.train.plans import plan
     from mfpo.train.trainer import MFPOConfig
 
     spec, shared = settings_from(Method, method, "method"), settings_from(TrainingConfig, training, "training")
     model, processor = load_vlm(base)
-    changes = dict(VARIANTS[variant])
+    objective, changes = spec.make(shared.beta), dict(VARIANTS[variant])
     settings = {**run_settings(spec, shared, seed, rate), "logging_steps": 1, **changes}
     settings["per_device_train_batch_size"] //= changes.get("gradient_accumulation_steps", 1)
     with contextlib.redirect_stdout(io.StringIO()):  # transformers prints every log
         run = train_curriculum(
-            model, plan_stages(read_rows(rows), "joint"), MFPOConfig(output_dir=folder, **settings), folder,
-            processor=processor, peft_config=lora(model, r=shared.lora_r),
+            model, plan("joint", read_rows(rows), objective), MFPOConfig(output_dir=folder, **settings), folder,
+            objective=objective, processor=processor, peft_config=lora(model, r=shared.lora_r),
         )
     steps = [entry for entry in run.history if "loss" in entry]
     return {

@@ -38,7 +38,7 @@ def _reference(base: str, pairs: str) -> Mapping[Any, Any]:
 def _pair_scores(model: Any, processor: Any, pairs: str) -> Mapping[Any, Any]:
     from mfpo.data.rows import read_rows
     from mfpo.train.collator import PreferenceCollator, RowEncoder
-    from mfpo.train.objectives import CHOSEN, NEGATIVE, REJECTED
+    from mfpo.train.arms import CHOSEN, NEGATIVE, REJECTED
     from mfpo.train.scoring import score_arms
 
     collator = PreferenceCollator(RowEncoder(processor, 0), (CHOSEN, REJECTED, NEGATIVE))

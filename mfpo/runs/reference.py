@@ -37,14 +37,15 @@ def reference_run(
 
     specs = [settings_from(Method, method, "method") for method in methods]
     shared = settings_from(TrainingConfig, training, "training")
-    options = [run_settings(spec, shared, 0, shared.rates[0]) for spec in specs]  # of which seed and rate have no part
-    settings = [MFPOConfig(output_dir=str(Path(out).parent), reference_cache=out, **option) for option in options]
-    arms = dict.fromkeys(arm for config in settings for arm in config.make_objective().reference_arms)
-    if not arms:
+    objectives = [spec.make(shared.beta) for spec in specs]
+    readings = dict.fromkeys(reading for objective in objectives for reading in objective.reference_readings)
+    if not readings:
         raise ValueError(f"no method of {[spec.title for spec in specs]} has a reference; leave out the file")
+    options = run_settings(specs[0], shared, 0, shared.rates[0])  # of which seed and rate have no part
+    config = MFPOConfig(output_dir=str(Path(out).parent), reference_cache=out, **options)
     model, processor = load_vlm(base)
-    config, data = settings[0], read_rows(rows)
-    collator = PreferenceCollator(RowEncoder(processor), tuple(arms), config.max_length, config.truncation)
+    data = read_rows(rows)
+    collator = PreferenceCollator(RowEncoder(processor), tuple(readings), config.max_length, config.truncation)
     try:
         reference_of_run(model, data, config, collator)
     except ReferenceFileError:

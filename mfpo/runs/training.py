@@ -10,7 +10,7 @@ import contextlib
 import io
 import json
 import shutil
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Mapping
@@ -20,24 +20,42 @@ from ..settings import settings_from
 # %% ../../nbs/runs/training.ipynb #50ca0440
 @dataclass(frozen=True)
 class Method:
-    """One method (an entry of section `methods` of `params.yaml`)."""
+    """One method (an entry of section `methods` or `relatives` of `params.yaml`)."""
 
     title: str  # as tables name it
-    objective: str  # a preset of `mfpo.train.objectives`
+    objective: str  # a preset of `mfpo.train.presets`
     negatives: str | None = None  # which negatives its rows carry: "mfpo", "mdpo"; None where the objective needs none
-    schedule: str = "joint"  # of `mfpo.train.curriculum.plan_stages`
+    schedule: str = "joint"  # of `mfpo.train.plans`
+    settings: Mapping[str, Any] = field(default_factory=dict)  # of the preset; `beta` here wins over the shared one
+    config: Mapping[str, Any] = field(default_factory=dict)  # fields of `MFPOConfig`, such as `balance`
 
     def __post_init__(self) -> None:
-        from mfpo.train.objectives import PRESETS
-
-        if self.objective not in PRESETS:
-            raise ValueError(f"objective {self.objective!r} is unknown; use one of {list(PRESETS)}")
-        needs = any(arm.image == "negative" for term in PRESETS[self.objective] for arm in term.arms)
+        needs = self._needs_negatives()
         if needs != (self.negatives is not None):
             raise ValueError(
                 f"objective {self.objective!r} {'needs' if needs else 'has no use for'} negatives, "
                 f"negatives={self.negatives!r}"
             )
+
+    def _needs_negatives(self) -> bool:
+        objective = self.make(0.1)
+        return bool(objective.own_answers) or any(reading.image == "negative" for reading in objective.encoded)
+
+    def make(self, beta: float) -> Any:
+        """The `mfpo.train.objectives.Objective`; `beta` is the one that methods share."""
+        from mfpo.train.presets import preset
+
+        return preset(self.objective, **{"beta": beta, **self.settings})
+
+    @property
+    def ordered(self) -> bool:
+        """Whether its schedule orders rows by their difficulty."""
+        return self.schedule in ("easy_to_hard", "hard_to_easy")
+
+    @property
+    def mixes(self) -> bool:
+        """Whether it has a second reference model."""
+        return not isinstance(self.make(0.1).reference, str)
 
 
 @dataclass(frozen=True)
@@ -75,8 +93,11 @@ def _rows(path: str, difficulty: str | None) -> Any:
     import pandas as pd
 
     from mfpo.data.rows import read_rows
+    from mfpo.data.scenes import CAPTION_QUESTION
 
     rows = read_rows(path)
+    # SENA adds the likelihood of the chosen answer where the row asks for a description
+    rows = rows.add_column("caption", [question == CAPTION_QUESTION for question in rows["question"]])
     if difficulty is None:
         return rows
     table = pd.read_parquet(difficulty).set_index("id").loc[list(rows["id"])]
@@ -84,13 +105,13 @@ def _rows(path: str, difficulty: str | None) -> Any:
 
 
 def run_settings(method: Method, training: TrainingConfig, seed: int, rate: float) -> dict[str, Any]:
-    """The fields of `MFPOConfig` for one run, all but the folder."""
+    """The fields of `MFPOConfig` for one run, all but the folder and the objective."""
     return {
-        "objective": method.objective, "beta": training.beta, "learning_rate": rate, "seed": seed,
+        "learning_rate": rate, "seed": seed,
         "num_train_epochs": training.epochs, "per_device_train_batch_size": training.batch_size,
         "lr_scheduler_type": "cosine", "warmup_steps": training.warmup, "max_grad_norm": 1.0,
         "precompute_ref_log_probs": True, "gradient_checkpointing": False, "bf16": False, "use_cpu": True,
-        "save_strategy": "no", "logging_steps": 5, "report_to": [], "disable_tqdm": True,
+        "save_strategy": "no", "logging_steps": 5, "report_to": [], "disable_tqdm": True, **method.config,
     }
 
 
@@ -105,19 +126,25 @@ def train_run(
     rate: float,
     folder: str,  # the run's own; taken up where a kill left it
     reference: str | None = None,  # file of the base's log-probs, with the method's arms or more; None scores in memory
+    second_reference: str | None = None,  # file of another model's log-probs of these rows, for methods that mix two
 ) -> dict[str, Any]:
     """Train one adapter; returns `{"weights": folder, "history": […], "validation": scores or None}`."""
     from mfpo.model.vlm import lora
-    from mfpo.train.curriculum import plan_stages, train_curriculum
+    from mfpo.train.curriculum import train_curriculum
+    from mfpo.train.plans import plan
     from mfpo.train.trainer import MFPOConfig
 
     spec, shared = settings_from(Method, method, "method"), settings_from(TrainingConfig, training, "training")
     model, processor, encoder = _base(base)
-    config = MFPOConfig(output_dir=folder, reference_cache=reference, **run_settings(spec, shared, seed, rate))
-    stages = plan_stages(_rows(rows, difficulty), spec.schedule)
+    objective = spec.make(shared.beta)
+    config = MFPOConfig(
+        output_dir=folder, reference_cache=reference, second_reference=second_reference,
+        **run_settings(spec, shared, seed, rate),
+    )
+    stages = plan(spec.schedule, _rows(rows, difficulty), objective)
     with contextlib.redirect_stdout(io.StringIO()):  # transformers prints every log; it is in the history
         run = train_curriculum(
-            model, stages, config, folder,
+            model, stages, config, folder, objective=objective,
             processor=processor, encoder=encoder, peft_config=lora(model, r=shared.lora_r),
         )
     scores = None if validation is None else caption_f1(run.model, processor, validation)
@@ -152,7 +179,8 @@ def caption_f1(model: Any, processor: Any, path: str) -> dict[str, float]:
 def tune_and_train(
     method: Method,
     training: TrainingConfig,
-    inputs: Mapping[str, str | None],  # base, rows, difficulty, validation, reference: paths, as for `train_run`
+    inputs: Mapping[str, Mapping[str, str | None]],  # base -> base, rows, difficulty, validation, reference,
+    # second_reference: paths, as for `train_run`
     seeds: list[int],
     out: str | Path,  # a folder; one that is there is replaced by the whole result, at the end
     *,
@@ -160,46 +188,54 @@ def tune_and_train(
     processes: int = 2,
     progress: bool = True,
 ) -> dict[str, Any]:
-    """Choose the rate by validation F1, train from every seed, and leave the results in `out`.
+    """For each base choose the rate by validation F1, train from every seed, and leave the results in `out`.
 
-    They are `tuning.json` and `seed-N/` with the adapter and `history.json`. Returns the content of `tuning.json`:
-    `{"rate", "runs": [{"rate", "F1", …}]}`. Ties go to the smaller rate. Resumable: runs that a kill left finished are
-    not repeated.
+    They are `<base>/tuning.json` and `<base>/seed-N/` with the adapter and `history.json`. Returns the contents of
+    `tuning.json` by base: `{"rate", "runs": [{"rate", "F1", …}]}`. Ties go to the smaller rate. Resumable: runs that a
+    kill left finished are not repeated.
     """
-    from mfpo.runs.jobs import file_digest, run_jobs, work_folder
+    from mfpo.runs.jobs import file_digest, run_jobs, work_folder, workers
 
-    described = [asdict(method), asdict(training), seeds, {k: v and file_digest(v) for k, v in inputs.items()}]
-    common = {**inputs, "method": asdict(method), "training": asdict(training)}
-    out, used = Path(out), method.schedule != "joint"
-    common["difficulty"] = inputs["difficulty"] if used else None
-    with work_folder(name, described) as work:
-        def jobs(pairs: list[tuple[int, float]], validation: str | None) -> dict[str, dict[str, Any]]:
+    digests = {base: {k: v and file_digest(v) for k, v in paths.items()} for base, paths in inputs.items()}
+    described = [asdict(method), asdict(training), seeds, digests]
+    common = {"method": asdict(method), "training": asdict(training)}
+    out = Path(out)
+    with work_folder(name, described) as work, workers(processes) as pool:
+        def jobs(runs: list[tuple[str, int, float]], validated: bool) -> dict[str, dict[str, Any]]:
             return {
-                f"seed{seed}-rate{rate:g}": {
-                    **common, "validation": validation, "seed": seed, "rate": rate,
-                    "folder": str(work / f"run-{seed}-{rate:g}"),
+                f"{base}-seed{seed}-rate{rate:g}": {
+                    **inputs[base], **common, "seed": seed, "rate": rate,
+                    "validation": inputs[base]["validation"] if validated else None,
+                    "folder": str(work / f"run-{base}-{seed}-{rate:g}"),
                 }
-                for seed, rate in pairs
+                for base, seed, rate in runs
             }
 
-        options = {"folder": work / "results", "processes": processes, "progress": progress}
-        tuned = run_jobs(
-            train_run, jobs([(training.tuning_seed, r) for r in training.rates], inputs["validation"]),
-            title=f"{name}: tuning", **options,
-        )
-        runs = [{"rate": r, **result["validation"]} for r, result in zip(training.rates, tuned.values())]
-        chosen = max(runs, key=lambda run: (run["F1"], -run["rate"]))["rate"]
-        final = run_jobs(train_run, jobs([(seed, chosen) for seed in seeds], None), title=f"{name}: seeds", **options)
+        options = {"folder": work / "results", "pool": pool, "progress": progress}
+        tries = [(base, training.tuning_seed, rate) for base in inputs for rate in training.rates]
+        tuned = run_jobs(train_run, jobs(tries, True), title=f"{name}: tuning", **options)
+        summary = {base: _chosen(tries, tuned, base) for base in inputs}
+        last = [(base, seed, summary[base]["rate"]) for base in inputs for seed in seeds]
+        final = run_jobs(train_run, jobs(last, False), title=f"{name}: seeds", **options)
         beside = out.with_name(f".{out.name}.part")
         shutil.rmtree(beside, ignore_errors=True)
-        for seed, result in zip(seeds, final.values()):
-            place = beside / f"seed-{seed}"
+        for (base, seed, _), result in zip(last, final.values()):
+            place = beside / base / f"seed-{seed}"
             place.mkdir(parents=True)
             for file in ("adapter_config.json", "adapter_model.safetensors"):
                 shutil.copy(Path(result["weights"]) / file, place / file)
             (place / "history.json").write_text(json.dumps(result["history"], indent=1), encoding="utf-8")
-        summary = {"rate": chosen, "runs": runs}
-        (beside / "tuning.json").write_text(json.dumps(summary, indent=1), encoding="utf-8")
+        for base, told in summary.items():
+            (beside / base / "tuning.json").write_text(json.dumps(told, indent=1), encoding="utf-8")
         shutil.rmtree(out, ignore_errors=True)
         beside.rename(out)
     return summary
+
+
+def _chosen(tries: list[tuple[str, int, float]], tuned: Mapping[str, Mapping[str, Any]], base: str) -> dict[str, Any]:
+    """The rate of a base with the best validation F1, and what was tried."""
+    runs = [
+        {"rate": rate, **result["validation"]}
+        for (tried, _, rate), result in zip(tries, tuned.values()) if tried == base
+    ]
+    return {"rate": max(runs, key=lambda run: (run["F1"], -run["rate"]))["rate"], "runs": runs}
