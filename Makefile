@@ -27,7 +27,7 @@ export MPLBACKEND := Agg
 export PYTHONHASHSEED := 0
 unexport PYTHONHOME PYTHONPATH
 
-.PHONY: help reproduce test bench bench-gpu bench-negatives keywords lab export check-export clean
+.PHONY: help reproduce study test bench bench-gpu bench-negatives keywords lab export check-export clean
 
 help:  ## list the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-14s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -51,6 +51,11 @@ reproduce: $(STAMP)  ## environment, data, pipeline; then the headline table and
 	dvc repro
 	@echo; cat results/table1.md; echo
 	@find results -type f \( -name '*.png' -o -name '*.pdf' -o -name '*.html' \) | LC_ALL=C sort
+
+study: $(STAMP)  ## does it help to balance text and image: fresh bases and seeds, into results/balance.* (25 minutes on 2 cores)
+	dvc pull --quiet data.dvc
+	dvc repro studies/balance/dvc.yaml
+	@cat results/balance.md
 
 test: check-export  ## environment, export check; then all notebooks and tests
 	python -m pytest -n 2 --dist loadfile

@@ -21,6 +21,7 @@ import make_readme
 import run_stage
 
 ROOT = Path(__file__).resolve().parents[1]
+PIPELINES = ("dvc.yaml", "studies/balance/dvc.yaml")
 EXPERIMENTS = sorted(p.relative_to(ROOT).as_posix() for p in (ROOT / "nbs" / "experiments").glob("*.ipynb"))
 
 
@@ -36,11 +37,14 @@ def notebook_of(*cells, folder, name="example.ipynb"):
 
 
 def stage_calls():
-    """(stage, notebook, parameter names) of each call of tools/run_stage.py in dvc.yaml."""
-    calls = []
-    for stage, body in yaml.safe_load((ROOT / "dvc.yaml").read_text(encoding="utf-8"))["stages"].items():
+    """(stage, notebook, parameter names) of each call of tools/run_stage.py in the dvc.yaml files."""
+    calls, files = [], [yaml.safe_load((ROOT / name).read_text(encoding="utf-8")) for name in PIPELINES]
+    stages = [(stage, body, file.get("vars", [])) for file in files for stage, body in file["stages"].items()]
+    for stage, body, given in stages:
         command = body.get("do", body)["cmd"]
         for line in command if isinstance(command, list) else [command]:
+            for name, value in (pair for part in given for pair in part.items()):
+                line = line.replace(f"${{{name}}}", value)
             words = list(shlex.shlex(re.sub(r"\$\{[^}]*\}", "X", line), posix=True, punctuation_chars=True))
             for i in (i for i, word in enumerate(words) if word.endswith("run_stage.py")):
                 end = next((j for j in range(i, len(words)) if set(words[j]) <= set("&|;()")), len(words))
@@ -246,8 +250,12 @@ def test_readme_shows_prose_code_and_printed_text(tmp_path):
     nb = nbformat.read(path, 4)
     nb.cells.insert(0, nbformat.v4.new_markdown_cell("# Title"))
     nb.cells[2].outputs = [nbformat.v4.new_output("stream", text="1\n")]
+    shown = {"text/markdown": "| a |\n|---|\n", "text/plain": "<Markdown>"}
+    nb.cells.append(nbformat.v4.new_code_cell("table", outputs=[nbformat.v4.new_output("execute_result", data=shown)]))
     nbformat.write(nb, path)
-    assert make_readme.readme(path).split("\n\n", 1)[1] == "# Title\n\n```python\nprint(1)\n```\n\n```text\n1\n```\n"
+    assert make_readme.readme(path).split("\n\n", 1)[1] == (
+        "# Title\n\n```python\nprint(1)\n```\n\n```text\n1\n```\n\n```python\ntable\n```\n\n| a |\n|---|\n"
+    )
     assert (
         make_readme.rebase("[a](settings.ipynb) [b](https://x.y/z)", ROOT / "nbs")
         == "[a](nbs/settings.ipynb) [b](https://x.y/z)"
