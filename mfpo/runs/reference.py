@@ -33,12 +33,13 @@ def reference_run(
     from mfpo.model.vlm import load_vlm
     from mfpo.train.collator import PreferenceCollator, RowEncoder
     from mfpo.train.reference import reference_of_run
+    from mfpo.train.step import fixed_readings
     from mfpo.train.trainer import MFPOConfig
 
     specs = [settings_from(Method, method, "method") for method in methods]
     shared = settings_from(TrainingConfig, training, "training")
     objectives = [spec.make(shared.beta) for spec in specs]
-    readings = dict.fromkeys(reading for objective in objectives for reading in objective.reference_readings)
+    readings = dict.fromkeys(reading for objective in objectives for reading in fixed_readings(objective))
     if not readings:
         raise ValueError(f"no method of {[spec.title for spec in specs]} has a reference; leave out the file")
     options = run_settings(specs[0], shared, 0, shared.rates[0])  # of which seed and rate have no part

@@ -14,7 +14,7 @@ import json
 import math
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -220,10 +220,7 @@ def _shared_reference(
             raise ValueError(f"reference_cache: one file serves all stages, and the rows of stage {stage.name} have no "
                              f"column {', '.join(lacking)}, which other stages read; use precompute_ref_log_probs "
                              "instead")
-    # the file has the readings of every stage's objective, so that these may differ
-    stages = [replace(one.stage, changes={k: v for k, v in one.stage.changes.items() if k != "objective"})
-              for one in cached]
-    return stages, collator
+    return [one.stage for one in cached], collator
 
 # %% ../../nbs/train/curriculum.ipynb #06ed8cc8
 def _train_adapter(settled: Settled, base: Any, start: Path | None, peft_config: Any, parts: Mapping[str, Any]) -> Any:

@@ -291,8 +291,7 @@ def _checked_table(
 # Settings that decide the numbers of a row: all stages must have them alike to share a file.
 DECIDING = (
     "reference_cache", "precompute_ref_log_probs", "route", "max_length", "truncation", "bf16", "fp16", "tf32",
-    "objective",
-)
+)  # not the objective: the file has the readings of all stages' objectives
 
 
 def refuse_sharded(args: Any) -> None:
