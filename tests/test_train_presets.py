@@ -205,6 +205,8 @@ def test_the_table_has_a_row_for_each():
     assert r"pi(y \| blank)" in preset_table(["vdpo"], ["name", "summary"])
     row = describe("mfpo", weights={"image": 0.5})
     assert row["terms"] == "sigmoid(chosen - rejected) + 0.5 sigmoid(chosen - negative) + sigmoid(chosen)"
+    assert describe("mrpo")["terms"] == "sigmoid(chosen - rejected), against two references"
+    assert describe("simpo")["terms"].endswith("- 0.5), no reference")
     assert row["arms"] == "chosen, rejected, negative" and row["negatives"] == "mfpo" and row["beta"] == "0.1"
     assert describe("vdpo")["arms"] == "chosen, rejected, chosen_blank, rejected_blank"
     assert describe("mrpo")["reference"] == "two, mixed" and describe("simpo")["reference"] == "none"

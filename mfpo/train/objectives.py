@@ -254,8 +254,11 @@ class Objective:
         return {key: made[key] for key in ("name", "beta", "reference", "own", "terms") if key in made}
 
     def __str__(self) -> str:
-        """The terms in a line: `sigmoid(chosen - rejected) + 0.5 sigmoid(chosen - negative)`."""
-        return " + ".join(map(str, self.terms))
+        """The terms in a line: `sigmoid(chosen - rejected) + 0.5 sigmoid(chosen - negative)`, and what is unusual about
+        the reference."""
+        mixed = isinstance(self.reference, Mixture)
+        note = ", against two references" if mixed else ", no reference" if self.reference == "none" else ""
+        return " + ".join(map(str, self.terms)) + note
 
 
 def _two(reference: Any) -> Sequence[Mapping[Reading, Tensor]]:
