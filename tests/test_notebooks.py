@@ -1,4 +1,8 @@
-"""Every notebook but the pipeline's runs from top to bottom (cells marked with one of `tst_flags` in settings.ini are skipped)."""
+"""Every notebook but the pipeline's runs from top to bottom.
+
+Skipped are cells marked with one of `tst_flags` in settings.ini, and `#| test NAME` cells, which are exported to this folder and
+run as tests of their own (`nbdev_test` runs them in their notebook).
+"""
 
 import sys
 from pathlib import Path
@@ -19,5 +23,5 @@ NOTEBOOKS = sorted(
 def test_notebook(notebook, monkeypatch, capfd):
     monkeypatch.setattr(sys, "path", [str(ROOT), *sys.path])
     monkeypatch.delenv("PYTEST_CURRENT_TEST")  # a notebook is no test: it may ask
-    passed, _ = run_notebook(ROOT / notebook, skip_flags=get_config().tst_flags.split(), showerr=True)
+    passed, _ = run_notebook(ROOT / notebook, skip_flags=[*get_config().tst_flags.split(), "test"], showerr=True)
     assert passed, capfd.readouterr().err[-6000:]
