@@ -65,6 +65,16 @@ def trained(trainer):
     """Trainable weights, by name."""
     return {n: p.detach().clone() for n, p in trainer.model.named_parameters() if p.requires_grad}
 
+
+def straight_and_resumed(folder, **steps):
+    """Two trainers of the same run in a folder: one went through, one was stopped and taken up again."""
+    straight = small_trainer(Path(folder) / "a", **steps)
+    straight.train()
+    small_trainer(Path(folder) / "b", callbacks=[StopAt()], **steps).train()
+    resumed = small_trainer(Path(folder) / "b", **steps)
+    resumed.train(resume_from_checkpoint=True)
+    return straight, resumed
+
 import contextlib
 import logging
 import math
@@ -420,12 +430,7 @@ def test_accumulated_gradients_are_those_of_the_whole_batch():
 def test_a_resumed_run_ends_in_the_same_bits():
     with tempfile.TemporaryDirectory() as folder:
         steps = dict(num_train_epochs=2, save_strategy="steps", save_steps=3)
-        straight = small_trainer(Path(folder) / "a", **steps)
-        straight.train()
-        stopped = small_trainer(Path(folder) / "b", callbacks=[StopAt()], **steps)
-        stopped.train()
-        resumed = small_trainer(Path(folder) / "b", **steps)
-        resumed.train(resume_from_checkpoint=True)
+        straight, resumed = straight_and_resumed(folder, **steps)
         assert resumed.state.global_step == straight.state.global_step == 4
         weights = trained(straight)
         assert all(torch.equal(weights[n], p) for n, p in trained(resumed).items())
@@ -707,12 +712,7 @@ def test_a_balanced_run_goes_on_with_its_weights():
     for changes in ({"balance": "gradient", "balance_every": 1}, {"balance": "gap"}):
         with tempfile.TemporaryDirectory() as folder:
             steps = dict(num_train_epochs=2, save_strategy="steps", save_steps=3, **changes)
-            straight = small_trainer(Path(folder) / "a", **steps)
-            straight.train()
-            stopped = small_trainer(Path(folder) / "b", callbacks=[StopAt()], **steps)
-            stopped.train()
-            resumed = small_trainer(Path(folder) / "b", **steps)
-            resumed.train(resume_from_checkpoint=True)
+            straight, resumed = straight_and_resumed(folder, **steps)
             weights = straight.balancer.weights
             assert resumed.balancer.weights == weights and weights["margin"] == 1.0 and weights["image"] != 1.0
             assert all(torch.equal(p, dict(resumed.model.named_parameters())[n]) for n, p in trained(straight).items())
