@@ -102,7 +102,7 @@ def read_params(path: str | Path) -> dict[str, Any]:
         try:
             sections = yaml.safe_load(path.read_text(encoding="utf-8"))
         except FileNotFoundError:
-            raise FileNotFoundError(f"{path}: no such file of settings") from None
+            raise FileNotFoundError(f"{path}: no such file of settings; name one that is there") from None
         except yaml.YAMLError as error:
             raise ValueError(f"{path}: is no YAML: {' '.join(str(error).split())}") from error
         if not isinstance(sections, dict):

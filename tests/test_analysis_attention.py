@@ -2,9 +2,12 @@
 from mfpo.analysis.attention import *  # noqa: F403
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from PIL import Image, ImageDraw
+from mfpo.analysis.attention import _share_by_head
+from mfpo.analysis.heads import attention_by_head
 from mfpo.model.small import small_vlm_for_tests
 
 
@@ -149,3 +152,86 @@ def test_records_follow_the_objects_that_are_named():
         [look[1, 2], 1 / 16, 1 - look[1, 2] - look[0, 0]]
     )
     assert tokens_naming(processor, "A cup, cups and a teacup: CUP", "cup").sum() == 2
+
+
+def test_one_implementation_for_means_and_heads():
+    # The mean over heads and layers of what transformers itself hands out, in double precision.
+    model, processor = small_vlm_for_tests()
+    ask = (model.double(), processor, drawn(), "is there a cup ?", "a red cup .")
+    whole = attention_by_head(*ask, route="eager")
+    assert np.allclose(image_attention(*ask), whole[2:].mean((0, 1)), atol=1e-7)
+    some = image_attention(*ask, layers=[0, 2], tokens=[2])
+    assert np.allclose(some, whole[[0, 2]][:, :, [2]].mean((0, 1)), atol=1e-7)
+
+
+def test_shares_by_head_agree_with_attention_on():
+    model, processor = small_vlm_for_tests()
+    things = [{"name": "cup", "box": [32, 16, 48, 32]}, {"name": "dog", "box": [0, 0, 24, 16]}]
+    row = {"id": "a", "image": drawn(), "question": "is there a dog ?", "answer": "a cup and a cup ."}
+    row["objects"] = things
+    frame = object_attention_by_head(model, processor, [row])
+    assert list(frame) == ["id", "object", "layer", "head", "share", "area", "ratio"] and len(frame) == 3 * 4
+    assert set(frame["object"]) == {"cup"} and np.allclose(frame["ratio"], frame["share"] * 16)
+    attention = attention_by_head(model, processor, row["image"], row["question"], row["answer"])
+    mask = mask_on_grid(seen_mask(processor, object_masks(row)["cup"]), (4, 4))
+    for record in frame.itertuples():
+        expected = attention_on(mask, attention[record.layer, record.head, [1, 4]])
+        assert (record.share, record.area) == pytest.approx((expected.share, expected.area))
+    # From the whole answer and from the prompt, the question's dog counts, too; 1.5 patches of 16.
+    for tokens, looking in (("all", slice(None)), ("prompt", slice(0, 1))):
+        frame = object_attention_by_head(model, processor, [row], tokens=tokens, layers=[2])
+        assert frame.groupby("object")["area"].first().to_dict() == {"cup": 1 / 16, "dog": 1.5 / 16}
+        dog = mask_on_grid(seen_mask(processor, object_masks(row)["dog"]), (4, 4))
+        share = frame.query("object == 'dog' and head == 3 and layer == 2")["share"].item()
+        assert share == pytest.approx(attention_on(dog, attention[2, 3, looking]).share)
+    assert object_attention_by_head(model, processor, [row | {"answer": "nothing ."}]).empty
+
+
+def test_head_tables_derived_by_hand():
+    frame = pd.DataFrame({
+        "id": ["a", "a", "b", "b"], "object": "cup", "layer": 1, "head": [1, 0, 1, 0], "ratio": [1.0, 2.0, 2.0, np.nan],
+    })
+    assert head_table(frame).to_dict("records") == [
+        {"layer": 1, "head": 0, "ratio": 2.0, "objects": 1, "unseen": 1},
+        {"layer": 1, "head": 1, "ratio": 1.5, "objects": 2, "unseen": 0},
+    ]
+    # A head with nothing on the image, and a mask that is cropped away, have no ratio: of two tokens one sees nothing.
+    attention = np.zeros((1, 2, 2, 1, 2))
+    attention[0, 0] = [[[0.1, 0.3]], [[0.2, 0.2]]]
+    attention[0, 1, 0] = [[0.5, 0.1]]
+    share, area = _share_by_head(np.array([[0, 1]]), attention)
+    assert share[0, 0] == pytest.approx((0.75 + 0.5) / 2) and np.isnan(share[0, 1]) and area == 0.5
+    for table, message in ((frame.drop(columns="head"), "column head is missing"), (frame[:0], "has no rows")):
+        with pytest.raises(ValueError, match=message):
+            head_table(table)
+
+
+def test_rows_that_cannot_be_read_are_named():
+    model, processor = small_vlm_for_tests()
+    row = {"id": "a", "image": drawn(), "question": "is there a cup ?", "answer": "a cup .", "objects": [
+        {"name": "cup", "box": [32, 16, 48, 32]}]}
+    for rows, options, message in (
+        ([row, {k: v for k, v in row.items() if k != "image"}], {}, r"row 1 \(a\) has no image"),
+        ([row], {"grid": (5, 5)}, "row a: .*16 image tokens make no 5 x 5 grid"),
+        ([row], {"tokens": "last"}, "give 'naming', 'all' or 'prompt'"),
+        ([row], {"layers": [3]}, "row a: .*layers 0 to 2"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            object_attention_by_head(model, processor, rows, **options)
+
+
+def test_grids_of_whole_pictures_and_of_parts():
+    from mfpo.model.tiny import tiny_processor, tiny_vlm
+    # Qwen fits a grid to the picture: 24 x 16 pixels are 2 x 3 merged patches, and a mask needs no resizing.
+    processor = tiny_processor("qwen2_vl")
+    image = drawn((8, 0, 24, 8), (24, 16))
+    row = {"id": "a", "image": image, "question": "what is there ?", "answer": "a cup .", "objects": [
+        {"name": "cup", "box": [8, 0, 24, 8]}]}
+    frame = object_attention_by_head(tiny_vlm("qwen2_vl"), processor, [row])
+    assert frame["area"].unique().tolist() == [2 / 6] and frame["ratio"].notna().all()
+    assert seen_image(processor, image).size == (24, 16)
+    # InternVL cuts this picture into tiles: the first of them is not the picture.
+    with pytest.raises(ValueError, match="cuts an image into parts"):
+        seen_mask(tiny_processor("internvl"), np.zeros((16, 24)))
+    _, processor = small_vlm_for_tests()
+    assert np.array_equal(np.asarray(seen_image(processor, drawn())), np.asarray(drawn()))

@@ -139,6 +139,22 @@ def test_lines_follow_stages_in_order():
     assert axis.containers[0][0].get_ydata().tolist() == [3.0, 1.0, 2.0]
 
 
+def test_whiskers_stand_only_where_there_are_intervals():
+    lines = pd.DataFrame({"series": ["a", "b"] * 2, "x": [0, 0, 1, 1], "y": [1.0, 2, 3, 4]})
+    figure, axes = grid_figure(3, 3, 2, 1)
+    assert axes.shape == (2, 1) and new_figure(3, 3, 2)[1].shape == (2,)
+    series_lines(axes[0, 0], lines, ["b", "a"], shift=0.5)
+    series_lines(axes[1, 0], lines.assign(y_low=0.5, y_high=5.0))
+    bare, full = ([(c.get_label(), c[0].get_xdata().tolist(), len(c[2])) for c in axis.containers] for axis in axes[:, 0])
+    assert bare == [("b", [-0.25, 0.75], 0), ("a", [0.25, 1.25], 0)] and full == [("a", [0, 1], 1), ("b", [0, 1], 1)]
+    gaps = pd.DataFrame({"text_gap": [2.0], "image_gap": [-1.0], "text_gap_low": [1.0], "text_gap_high": [4.0]})
+    _, (lying, upright) = new_figure(3, 3, 2)
+    assert gap_bars(lying, gaps).tolist() == gap_bars(upright, gaps, upright=True).tolist() == [4.0]
+    assert [p.get_width() for p in lying.patches] == [p.get_height() for p in upright.patches] == [2.0, -1.0]
+    assert [len(axis.containers) for axis in (lying, upright)] == [3, 3]  # two bars, and one whisker
+    assert len({tuple(look(i).values()) for i in range(81)}) == 81
+
+
 def test_methods_stand_beside_one_another():
     table = pd.DataFrame({"title": list("abc"), "F1": [80.0, 90, 85], "F1_low": [79.0, 88, 85], "F1_high": [82.0, 91, 85], "tokens": [10.0, np.nan, 30]})
     figure = methods_beside(table, {"F1": "F1", "tokens": "tokens a row"}, {"F1": 82.5})

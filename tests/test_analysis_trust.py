@@ -3,6 +3,7 @@ from mfpo.analysis.trust import *  # noqa: F403
 
 import numpy as np
 import pytest
+from mfpo.data.abilities import ABILITIES
 from mfpo.data.scenes import WorldConfig, scene_rows, world_words
 from mfpo.model.small import build_small_vlm
 
@@ -29,6 +30,7 @@ def test_counts_are_one_row_a_scene_and_scores_follow():
     )
     assert list(table.index) == ROWS["id"] and table["true_objects"].tolist() == [len(o) for o in ROWS["objects"]]
     assert table["questions"].tolist() == [len(q) for q in ROWS["questions"]]
+    assert set(table[[f"{kind}_right" for kind in ABILITIES]].to_numpy().ravel()) <= {0, 1}
     totals = numeric(table).sum().to_dict()
     scores = trust_scores(totals)
     assert scores["logp_lost"] == 0 and scores["recall"] == 100 * totals["true_mentioned"] / totals["true_objects"]
@@ -41,7 +43,7 @@ def test_scores_of_a_worked_table():
         answers=2, answers_with_objects=2, answers_hallucinated=1, mentioned=3, hallucinated=1, true_mentioned=2,
         true_objects=3, true_mentions=2, lost=1, false_mentions=1, false_lost=1, unchanged=0,
         questions=4, correct=3, said_yes=2, unclear=0, present=2, absent=2, correct_present=2, correct_absent=1,
-        logp_clean=-4.0, logp_noised=-10.0,
+        colors_right=1, places_right=0, number_right=2, logp_clean=-4.0, logp_noised=-10.0,
     )
     scores = trust_scores(totals)
     assert (
@@ -50,7 +52,7 @@ def test_scores_of_a_worked_table():
         and scores["recall"] == pytest.approx(200 / 3)
     )
     assert scores["F1"] == pytest.approx(200 / 3) and scores["mentions_lost"] == 50 and scores["yes_no_accuracy"] == 75
-    assert scores["logp_lost"] == 3.0
+    assert scores["logp_lost"] == 3.0 and [scores[k] for k in ABILITIES] == [50, 0, 100]
 
 
 def test_attention_is_read_where_true_objects_are_named():
@@ -58,6 +60,24 @@ def test_attention_is_read_where_true_objects_are_named():
     table = attention_table(model, processor, ROWS, list(ROWS["caption"]), TrustConfig(attention_rows=3))
     assert table["id"].nunique() == 3 and len(table) == sum(len(o) for o in ROWS["objects"][:3])
     assert ((table["share"] >= 0) & (table["share"] <= 1)).all()
+
+
+def test_each_kind_of_question_is_counted_in_its_own_column():
+    import mfpo.analysis.trust as module
+    answers = {q["question"] + row["id"]: q["answer"] for row in ROWS for q in module.ability_questions(row)}
+    asked = []
+
+    def always_right_about_colors(model, processor, images, questions, *, ids, **options):
+        asked.extend(questions)
+        return [answers[q + i.rpartition("-")[0]] if i.endswith("-colors") else "" for q, i in zip(questions, ids)]
+
+    kept, module.generate_answers = module.generate_answers, always_right_about_colors
+    try:
+        able = module._able(None, None, ROWS, TrustConfig())
+    finally:
+        module.generate_answers = kept
+    assert able.sum().to_dict() == {"colors_right": 6, "places_right": 0, "number_right": 0}
+    assert list(able.index) == ROWS["id"] and len(asked) == 18
 
 
 def test_wrong_settings_are_refused():

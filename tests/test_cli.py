@@ -34,7 +34,7 @@ def test_input_that_cannot_be_used_ends_with_1_and_no_traceback():
 def test_help_loads_no_torch():
     code = (
         "import sys; from mfpo.cli import main\n"
-        "for words in (['--help'], ['negatives', '--help']):\n"
+        "for words in (['--help'], ['negatives', '--help'], ['difficulty', '--help']):\n"
         "    try: main(words)\n"
         "    except SystemExit as ended: assert ended.code == 0\n"
         "assert 'torch' not in sys.modules and 'transformers' not in sys.modules"

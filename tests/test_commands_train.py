@@ -179,6 +179,38 @@ def test_a_curriculum_measures_difficulty_once():
         assert len(stored["difficulty"]) == 6 and stored["measure"] == "token_entropy"
 
 
+def test_a_file_of_difficulties_is_joined_by_id():
+    import pandas as pd
+    with tempfile.TemporaryDirectory() as folder:
+        words = [*prepared(folder), "--curriculum", "easy_to_hard", "--objective", "dpo"]
+        file = pathlib.Path(folder, "d.parquet")
+        table = pd.DataFrame({"id": [f"row-{k}" for k in (5, 0, 3, 1, 4, 2, 9)], "difficulty": [0.1] * 7, "stage": [0, 0, 0, 2, 2, 2, 1]})
+        table.to_parquet(file)
+        said = run(*words, "--difficulty", str(file))
+        assert "d.parquet: 3 easy, 0 medium, 3 hard rows\n6 rows are in order" in said
+        assert [line.split(",")[0] for line in said.splitlines()[-3:-1]] == ["easy", "hard"]  # nothing is medium
+        assert not pathlib.Path(folder, "run.difficulty.json").exists(), "nothing is measured"
+        # The file goes before columns of the rows.
+        from mfpo.data.rows import read_rows
+        plain = read_rows(f"{folder}/rows.parquet")
+        staged = plain.add_column("stage", [1] * 6).add_column("difficulty", [9.0] * 6)
+        options = TrainOptions(difficulty=str(file), curriculum="hard_to_easy")
+        with contextlib.redirect_stderr(io.StringIO()) as err:
+            joined = [with_difficulty(options, rows) for rows in (plain, staged)]
+        assert all(rows["stage"][:] == [0, 2, 2, 0, 2, 0] and set(rows["difficulty"]) == {0.1} for rows in joined)
+        assert err.getvalue().count("goes before it") == 1 and with_difficulty(TrainOptions(), staged) is staged
+        table[table["id"] != "row-3"].to_parquet(file)
+        with pytest.raises(BadInput, match="d.parquet lacks 1 of 6 rows .'row-3'.; run 'mfpo difficulty' on the rows"):
+            run(*words, "--difficulty", str(file), "--output_dir", f"{folder}/fourth")
+        for more, message in (
+            (["--difficulty", "entropy"], "difficulty='entropy': give token_entropy, semantic_entropy, or a .parquet"),
+            (["--difficulty", str(file), "--curriculum", "joint"], "has no effect with curriculum=joint"),
+        ):
+            with contextlib.redirect_stderr(io.StringIO()) as err, pytest.raises(SystemExit) as ended:
+                main([*words, *more])
+            assert ended.value.code == 2 and message in " ".join(err.getvalue().split()), err.getvalue()
+
+
 def test_a_file_of_reference_log_probs_is_made_used_and_refused():
     with tempfile.TemporaryDirectory() as folder:
         words = [*prepared(folder), "--route", "plain"]

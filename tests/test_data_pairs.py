@@ -67,6 +67,19 @@ def test_complete_corrections_name_the_whole_truth():
         assert mentioned_objects(pair["chosen"]) == [o["name"] for o in pair["objects"]]
 
 
+def test_swapped_pairs_are_the_same_pairs_the_other_way_round():
+    plain, turned = (pairs_of(PairConfig(rows=80, swapped=share)) for share in (0.0, 0.25))
+    assert plain["id"] == turned["id"] and plain["image"] == turned["image"]
+    kinds = {}
+    for a, b in zip(plain, turned):
+        changed = (a["chosen"], a["rejected"]) == (b["rejected"], b["chosen"])
+        assert changed or (a["chosen"], a["rejected"]) == (b["chosen"], b["rejected"])
+        kinds.setdefault(a["question"] == CAPTION_QUESTION, []).append(changed)
+    assert {kind: sum(found) for kind, found in kinds.items()} == {True: 10, False: 10}
+    with pytest.raises(ValueError, match="swapped is 1.5"):
+        PairConfig(swapped=1.5)
+
+
 def test_pairs_repeat_and_shortage_is_named():
     assert pairs_of(PairConfig(rows=80)).to_dict() == pairs_of(PairConfig(rows=80)).to_dict()
     assert pairs_of(PairConfig(rows=80))["id"] != pairs_of(PairConfig(rows=80, seed=1))["id"]

@@ -26,8 +26,8 @@ def test_the_base_has_no_gap_to_itself_and_another_model_has():
         build_negatives(pairs, AnnotatedRegions(), negative_preset("mfpo"), folder / "pairs.parquet", progress=False)
         write_rows(rows, folder / "test.parquet")
         common = {
-            "test": str(folder / "test.parquet"), "pairs": str(folder / "pairs.parquet"),
-            "trust": {"max_new_tokens": 4, "attention_rows": 2}, "beta": 0.1,
+            "test": str(folder / "test.parquet"), "pairs": {n: str(folder / "pairs.parquet") for n in ("one", "other")},
+            "trust": {"max_new_tokens": 4, "attention_rows": 2}, "beta": 0.1, "noise": {"steps": [900], "rows": 2},
         }
         tables = []
         for seed in (0, 1):
@@ -38,6 +38,15 @@ def test_the_base_has_no_gap_to_itself_and_another_model_has():
             tables.append({k: pd.read_parquet(v) for k, v in written.items()})
         assert (tables[0]["gaps"][["text_gap", "image_gap", "chosen_reward"]].abs() < 1e-6).all(axis=None)
         assert (tables[1]["gaps"]["chosen_reward"].abs() > 1e-3).all()
+        short = measure_run(
+            base=str(folder / "model0"), adapter=None, model=str(folder / "model1"), label={"method": "x", "seed": 1},
+            folder=str(folder / "brief"), **common | {"noise": None}, brief=True,
+        )
+        assert list(short) == ["counts", "gaps"]
+        counts = pd.read_parquet(short["counts"])
+        pd.testing.assert_frame_equal(counts, tables[1]["counts"][list(counts)])
+        assert tables[1]["gaps"]["negatives"].value_counts().to_dict() == {"one": 4, "other": 4}
+        assert len(tables[0]["noise"]) == 2 * 2 and (tables[0]["noise"]["method"] == "x").all()
         assert (
             len(tables[0]["counts"]) == 24
             and (tables[1]["counts"]["seed"] == 1).all()

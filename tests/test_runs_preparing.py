@@ -33,6 +33,8 @@ def test_a_base_its_pairs_and_their_difficulty():
         )
         table = pd.read_parquet(folder / "difficulty.parquet")
         assert table["id"].tolist() == read_rows(folder / "pairs0.parquet")["id"] and told["size"] == [14, 13, 13]
+        assert (table[["difficulty", "weighted", "words", "tokens"]] >= 0).all(axis=None) and set(table["kind"]) == {"question"}
+        assert (table["words"] >= table["difficulty"] - 1e-12).all()  # what is the same in words is the same in meaning
         assert (
             told["kind"] == ["question"] * 3
             and told["max"][0] <= told["min"][1] + 1e-12
@@ -40,6 +42,27 @@ def test_a_base_its_pairs_and_their_difficulty():
         )
         with pytest.raises(ValueError, match="samples is 1"):
             difficulty_run(str(folder / "base"), str(folder / "pairs0.parquet"), {}, str(folder / "no.parquet"))
+
+
+def test_negatives_of_every_kind_without_a_model():
+    from mfpo.data.pairs import PairConfig, preference_pairs
+    from mfpo.data.scenes import SCENES, caption_text
+    rows = scene_rows(WorldConfig(preference=40), "preference")
+    pairs = preference_pairs(
+        rows, [[caption_text(k, SCENES[k][:4])] for k in rows["scene"]], [], [], PairConfig(rows=6, captions=1.0)
+    )
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        write_rows(pairs, folder / "pairs.parquet")
+        for name, where, kind in (
+            ("noise", "regions", "noise"), ("crop", "global", "crop"), ("other", "global", "retrieved"),
+            ("gone", "regions", "inpaint"), ("random", "random", "noise"),
+        ):
+            config = {"where": where, "corruption": {"kind": kind}}
+            told = negatives_run(str(folder / "pairs.parquet"), config, str(folder / f"{name}.parquet"))
+            made = read_rows(folder / f"{name}.parquet")
+            assert told["rows"] == len(made) == 6 and sum(told["where"].values()) == pytest.approx(1)
+            assert made["id"] == pairs["id"] and (told["area"] == 1) == (where == "global"), (name, told)
 
 
 def test_meaning_is_objects_and_yes_or_no():

@@ -66,6 +66,8 @@ def test_a_run_repeats_and_leaves_the_base_as_it_was():
         assert repr(results[0]["validation"]) == repr(results[1]["validation"])
         assert results[0]["history"] == results[1]["history"]
         files = [Path(r["weights"], "adapter_model.safetensors").read_bytes() for r in results]
+        assert list(results[0]["stages"]) == ["easy", "medium", "hard"]
+        assert results[0]["stages"]["hard"] == results[0]["weights"]
         assert files[0] == files[1] and {e["stage"] for e in results[0]["history"]} == {"easy", "medium", "hard"}
         assert not any("lora" in name for name, _ in _base(inputs["base"])[0].named_parameters())
 

@@ -60,6 +60,18 @@ def test_stages_come_in_the_order_of_the_schedule():
     assert [s.name for s in plan_stages(rows, "joint")] == ["joint"]
 
 
+def test_random_thirds_share_the_rows_out_whatever_their_order():
+    rows = drawn_rows(13)
+    thirds_of = lambda data: {s.name: sorted(s.rows["id"]) for s in plan("random_thirds", data)}
+    found = thirds_of(rows)
+    assert list(found) == ["first", "second", "third"] and sorted(map(len, found.values())) == [4, 4, 5]
+    assert sorted(i for part in found.values() for i in part) == sorted(rows["id"])
+    assert thirds_of(rows.select(range(12, -1, -1))) == found
+    assert [s.name for s in plan("random_thirds", drawn_rows(2))] == ["second", "third"] or len(plan("random_thirds", drawn_rows(2))) == 2
+    with pytest.raises(ValueError, match="'random_thirds': there are no rows"):
+        plan("random_thirds", rows.select([]))
+
+
 def test_terms_are_told_by_what_their_sides_differ_in():
     assert [modality(term) for term in preset("mfpo").terms] == ["text", "image", "none"]
     assert modality(Term(REJECTED, MIRROR)) == "image"  # the mirror: the other answer on both pictures

@@ -4,6 +4,7 @@ from mfpo.train.pretrain import *  # noqa: F403
 import copy
 import pytest
 import torch
+from mfpo.data.abilities import ability_words
 from mfpo.data.scenes import CAPTION_QUESTION, WorldConfig, scene_rows, world_words
 from mfpo.model.small import build_small_vlm
 
@@ -15,9 +16,9 @@ def test_cached_features_give_the_models_own_loss():
     # Two ways to one number: the loss over cached tower features, and the model's own loss over pixels and labels.
     rows = scene_rows(WORLD, "test")
     model, processor = build_small_vlm(world_words(), seed=3)
-    pixels, cells = pixels_and_cells(processor, rows)
+    pixels, cells, _ = pixels_and_cells(processor, rows)
     assert [int((c > 0).sum()) for c in cells] == [len(o) for o in rows["objects"]]
-    texts = tokenised_texts(processor, [CAPTION_QUESTION] * 8, list(rows["caption"]), 5.0)
+    texts = tokenised_texts(processor, [CAPTION_QUESTION] * 8, list(rows["caption"]), [()] * 8, 5.0)
     with torch.no_grad():
         ours = text_loss(model, texts, tower_features(model, pixels))
         totals = []
@@ -28,13 +29,15 @@ def test_cached_features_give_the_models_own_loss():
     assert ours.item() == pytest.approx(sum(t for t, _ in totals) / sum(n for _, n in totals), rel=1e-5)
 
 
-def test_yes_and_no_weigh_more_in_questions_only():
-    _, processor = build_small_vlm(world_words())
-    (caption, question) = tokenised_texts(
-        processor, [CAPTION_QUESTION, "is there a cup ?"], ["a park with a dog .", "yes , there is a cup ."], 5.0
+def test_words_that_decide_weigh_more():
+    _, processor = build_small_vlm(sorted({*world_words(), *ability_words()}))
+    (caption, question, place) = tokenised_texts(
+        processor, [CAPTION_QUESTION, "is there a cup ?", "where are objects ?"],
+        ["a park with a dog .", "no , there is no cup .", "top left , bottom left ."], [(), ("no",), ("left", "bottom")], 5.0
     )
     assert [w for w in caption[1] if w] == [1.0] * 7  # a park with a dog . </s>
-    assert [w for w in question[1] if w] == [5.0] + [1.0] * 7  # yes , there is a cup . </s>
+    assert [w for w in question[1] if w] == [5.0] + [1.0] * 7  # no , there is no cup . </s>
+    assert [w for w in place[1] if w] == [1.0, 5.0, 1.0, 5.0, 1.0, 1.0, 1.0]  # top left , bottom left . </s>
 
 
 def test_pretraining_repeats_and_freezes_the_tower():
@@ -55,7 +58,7 @@ def test_pretraining_repeats_and_freezes_the_tower():
 
 def test_noise_keeps_the_range_and_the_clean_step():
     _, processor = build_small_vlm(world_words())
-    pixels, _ = pixels_and_cells(processor, scene_rows(WORLD, "test"))
+    pixels, *_ = pixels_and_cells(processor, scene_rows(WORLD, "test"))
     generator = torch.Generator().manual_seed(0)
     out = noised_pixels(processor, pixels, torch.full((8,), 999), generator)
     # (0 - .5) / .25 = -2 and (1 - .5) / .25 = 2 are the ends of the normalised range.

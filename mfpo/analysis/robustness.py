@@ -146,6 +146,7 @@ def answers_under_noise(
     questions: Sequence[str],
     *,
     ids: Sequence[str] | None = None,
+    same: Callable[[str, str], bool] | None = None,  # whether two answers are the same; None: by `normalise_answer`
     **generation: Any,  # options of `generate_answers`
 ) -> pd.DataFrame:
     """One record for each row and level: `id`, `level`, `answer`, `unchanged` (0/1, against the answer on the clean
@@ -156,6 +157,7 @@ def answers_under_noise(
     """
     names = [str(i) for i in (range(len(questions)) if ids is None else ids)]
     clean = generate_answers(model, processor, images, questions, ids=names, **generation)
+    alike = same or (lambda a, b: normalise_answer(a) == normalise_answer(b))
     records = []
     for level, pictures in noised.items():
         if len(pictures) != len(images):
@@ -164,8 +166,8 @@ def answers_under_noise(
                 "noise every image at every level"
             )
         answers = generate_answers(model, processor, pictures, questions, ids=names, **generation)
-        same = [int(normalise_answer(a) == normalise_answer(b)) for a, b in zip(clean, answers)]
-        records.append(pd.DataFrame({"id": names, "level": level, "answer": answers, "unchanged": same}))
+        kept = [int(alike(a, b)) for a, b in zip(clean, answers)]
+        records.append(pd.DataFrame({"id": names, "level": level, "answer": answers, "unchanged": kept}))
     return (
         pd.concat(records, ignore_index=True)
         if records

@@ -32,13 +32,15 @@ class PairConfig:
     source: str = "minimal"  # "minimal": one error mended; "complete": the true caption is chosen
     mend: str = "any"  # which error a minimal edit mends: "any", "hallucination" or "omission"
     min_errors: int = 2  # least number of errors in a rejected caption
+    swapped: float = 0.0  # share of pairs whose answers change sides: a careless annotator
     seed: int = 0
 
     def __post_init__(self) -> None:
         if self.rows < 1 or self.min_errors < 1:
             raise ValueError(f"rows is {self.rows}, min_errors {self.min_errors}; give 1 or more of each")
-        if not 0 <= self.captions <= 1:
-            raise ValueError(f"captions is {self.captions}; give a share between 0 and 1")
+        for name in ("captions", "swapped"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name} is {getattr(self, name)}; give a share between 0 and 1")
         if self.source not in ("minimal", "complete"):
             raise ValueError(f"source is {self.source!r}; give minimal or complete")
         if self.mend not in ("any", "hallucination", "omission"):
@@ -206,6 +208,16 @@ def pair_features():
     return type(scene)({**{k: scene[k] for k in ("id", "image", "instances", "objects", "scene")}, **text})
 
 
+def _swapped(pairs: list[dict], config: PairConfig) -> list[dict]:
+    """The pairs, a share of them, drawn from the seed and the ids alone, with chosen and rejected exchanged."""
+    ranked = sorted(pairs, key=lambda pair: row_seed(config.seed, "swap", pair["id"]))
+    turned = {pair["id"] for pair in ranked[: round(config.swapped * len(pairs))]}
+    return [
+        {**pair, "chosen": pair["rejected"], "rejected": pair["chosen"]} if pair["id"] in turned else pair
+        for pair in pairs
+    ]
+
+
 def preference_pairs(
     rows: "Dataset",
     caption_answers: Sequence[Sequence[str]],
@@ -213,9 +225,11 @@ def preference_pairs(
     ask_answers: Sequence[str],
     config: PairConfig,
 ) -> "Dataset":
-    """Caption pairs and question pairs in one shuffled data set of preference rows."""
+    """Caption pairs and question pairs in one shuffled data set of preference rows, `config.swapped` of each kind with the
+    two answers the other way round."""
     from datasets import Dataset
 
-    pairs = caption_pairs(rows, caption_answers, config) + question_pairs(rows, asks, ask_answers, config)
+    parts = caption_pairs(rows, caption_answers, config), question_pairs(rows, asks, ask_answers, config)
+    pairs = [pair for part in parts for pair in _swapped(part, config)]
     order = np.random.default_rng(row_seed(config.seed, "pair order")).permutation(len(pairs))
     return Dataset.from_list([pairs[i] for i in order], features=pair_features())

@@ -26,13 +26,22 @@ def _test(path: str, trust: tuple[tuple[str, Any], ...]) -> tuple[Any, list[Any]
     return rows, [objects_noised(row, TrustConfig(**dict(trust))) for row in rows]
 
 
-@lru_cache(maxsize=2)
+@lru_cache(maxsize=8)
 def _reference(base: str, pairs: str) -> Mapping[Any, Any]:
     """The base's log-probs of the held-out pairs, once a process."""
     from mfpo.model.vlm import load_vlm
 
-    model, processor = load_vlm(base)
-    return _pair_scores(model, processor, pairs)
+    return _pair_scores(load_vlm(base)[0], _processor(base), pairs)
+
+
+@lru_cache(maxsize=2)
+def _processor(folder: str) -> Any:
+    """The processor of a model, once a process: all runs are asked the same."""
+    from transformers import AutoProcessor
+
+    from mfpo.runs.remembering import RememberingProcessor
+
+    return RememberingProcessor(AutoProcessor.from_pretrained(folder))
 
 
 def _pair_scores(model: Any, processor: Any, pairs: str) -> Mapping[Any, Any]:
@@ -50,21 +59,24 @@ def measure_run(
     adapter: str | None,  # folder of a trained adapter; None measures `model`
     model: str,  # folder of the model itself
     test: str,  # parquet of scene rows
-    pairs: str | None,  # parquet of held-out preference rows with negatives; None measures no gaps
+    pairs: Mapping[str, str],  # name of a set of negatives -> parquet of held-out preference rows with them
     trust: Mapping[str, Any],  # fields of `TrustConfig`
     beta: float,
     label: Mapping[str, Any],  # columns put before every table: method, base, seed
     folder: str,
     probe: str | None = None,  # parquet of scene rows that a linear probe learns from; None makes no probe
+    noise: Mapping[str, Any] | None = None,  # fields of `NoiseConfig`; None looks at no noised answers
+    brief: bool = False,  # captions, yes/no answers and gaps alone: no abilities, no nats, no attention
 ) -> dict[str, str]:
     """Write tables of rows into `folder`, each a parquet file with the label's columns; returns their paths by name.
 
-    They are `counts` (`trust_counts`), `attention`, `gaps` (`reward_gaps` against `base`) and `probe` (one row an
-    object, `named` or not).
+    They are `counts` (`trust_counts`), `attention`, `gaps` (`reward_gaps` against `base`, column `negatives`), `noise`
+    (`unchanged_under_noise`) and `probe` (one row an object, `named` or not).
     """
     import pandas as pd
 
     from mfpo.analysis.fairness import reward_gaps
+    from mfpo.analysis.noise import NoiseConfig, unchanged_under_noise
     from mfpo.analysis.probe import cell_probe
     from mfpo.analysis.trust import TrustConfig, attention_table, trust_counts
     from mfpo.data.rows import read_rows
@@ -72,18 +84,24 @@ def measure_run(
     from mfpo.train.scoring import score_answers
 
     config = settings_from(TrustConfig, trust, "trust")
-    vlm, processor = load_vlm(model, adapter=adapter)
+    vlm, processor = load_vlm(model, adapter=adapter)[0], _processor(model)
+    vlm = vlm.merge_and_unload() if adapter else vlm  # the same model, with two thirds of the arithmetic
     rows, noised = _test(test, tuple(sorted(trust.items())))
-    counts = trust_counts(vlm, processor, rows, config, score=partial(score_answers, vlm, processor), noised=noised)
-    tables = {
-        "counts": counts.reset_index(),
-        "attention": attention_table(vlm, processor, rows, counts["caption"].tolist(), config),
-    }
-    if pairs is not None:
-        ids = list(read_rows(pairs)["id"])
-        tables["gaps"] = reward_gaps(
-            _pair_scores(vlm, processor, pairs), _reference(base, pairs), beta=beta, ids=ids
-        ).reset_index()
+    score = None if brief else partial(score_answers, vlm, processor)
+    counts = trust_counts(vlm, processor, rows, config, score=score, noised=noised, abilities=not brief)
+    tables = {"counts": counts.reset_index()}
+    if not brief:
+        tables["attention"] = attention_table(vlm, processor, rows, counts["caption"].tolist(), config)
+    gaps = [
+        reward_gaps(
+            _pair_scores(vlm, processor, path), _reference(base, path), beta=beta, ids=list(read_rows(path)["id"])
+        ).reset_index().assign(negatives=name)
+        for name, path in pairs.items()
+    ]
+    if gaps:
+        tables["gaps"] = pd.concat(gaps, ignore_index=True)
+    if noise is not None:
+        tables["noise"] = unchanged_under_noise(vlm, processor, rows, settings_from(NoiseConfig, noise, "noise"))
     if probe is not None:
         learn = read_rows(probe).select(range(PROBE_ROWS))
         tables["probe"] = pd.DataFrame({"named": cell_probe(vlm, processor, learn, read_rows(test))})

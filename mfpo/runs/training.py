@@ -28,14 +28,19 @@ class Method:
     schedule: str = "joint"  # of `mfpo.train.plans`
     settings: Mapping[str, Any] = field(default_factory=dict)  # of the preset; `beta` here wins over the shared one
     config: Mapping[str, Any] = field(default_factory=dict)  # fields of `MFPOConfig`, such as `balance`
+    reference_draw: str | None = None  # negatives that the reference sees in place of the policy's: a known fault, to
+    # measure what it does
 
     def __post_init__(self) -> None:
         needs = self._needs_negatives()
         if needs != (self.negatives is not None):
             raise ValueError(
-                f"objective {self.objective!r} {'needs' if needs else 'has no use for'} negatives, "
-                f"negatives={self.negatives!r}"
+                f"objective {self.objective!r} needs negatives: name their recipe, such as negatives='mfpo'"
+                if needs
+                else f"objective {self.objective!r} has no use for negatives: leave negatives={self.negatives!r} out"
             )
+        if self.reference_draw is not None and not needs:
+            raise ValueError(f"reference_draw={self.reference_draw!r}: objective {self.objective!r} has no negatives")
 
     def _needs_negatives(self) -> bool:
         objective = self.make(0.1)
@@ -127,8 +132,11 @@ def train_run(
     folder: str,  # the run's own; taken up where a kill left it
     reference: str | None = None,  # file of the base's log-probs, with the method's arms or more; None scores in memory
     second_reference: str | None = None,  # file of another model's log-probs of these rows, for methods that mix two
+    reference_draw: str | None = None,  # file of the base's log-probs of these rows with other negatives, to be used
+    # for the chosen answer on the negative picture; None: the same pixels for policy and reference
 ) -> dict[str, Any]:
-    """Train one adapter; returns `{"weights": folder, "history": […], "validation": scores or None}`."""
+    """Train one adapter; returns `{"weights": folder, "stages": {name: folder}, "history": […], "validation": scores or
+    None}`: the last stage's weights, and those that each stage left."""
     from mfpo.model.vlm import lora
     from mfpo.train.curriculum import train_curriculum
     from mfpo.train.plans import plan
@@ -142,17 +150,43 @@ def train_run(
         **run_settings(spec, shared, seed, rate),
     )
     stages = plan(spec.schedule, _rows(rows, difficulty), objective)
+    faults = [] if reference_draw is None else [_other_draw(reference_draw)]
     with contextlib.redirect_stdout(io.StringIO()):  # transformers prints every log; it is in the history
         run = train_curriculum(
             model, stages, config, folder, objective=objective,
-            processor=processor, encoder=encoder, peft_config=lora(model, r=shared.lora_r),
+            processor=processor, encoder=encoder, peft_config=lora(model, r=shared.lora_r), callbacks=faults,
         )
     scores = None if validation is None else caption_f1(run.model, processor, validation)
     run.model.unload()
     return {
-        "weights": str(run.folders[-1] / "weights"), "history": [_timeless(entry) for entry in run.history],
+        "weights": str(run.folders[-1] / "weights"),
+        "stages": {stage.name: str(place / "weights") for stage, place in zip(stages, run.folders, strict=True)},
+        "history": [_timeless(entry) for entry in run.history],
         "validation": scores,
     }
+
+
+def _other_draw(path: str) -> Any:
+    """A callback that gives the reference other negatives than the policy, as codes do that draw a picture anew for each
+    of the two: when training begins, the reference's log-probs of (chosen, negative) become those of the file."""
+    from transformers import TrainerCallback
+
+    from mfpo.model.reference import read_reference
+    from mfpo.train.arms import NEGATIVE
+
+    file = read_reference(path)
+    other = dict(zip(file.rows.ids, file.logps[f"{NEGATIVE.answer}_{NEGATIVE.image}"].tolist()))
+
+    class OtherDraw(TrainerCallback):
+        def on_train_begin(self, args, state, control, *, train_dataloader=None, **others):
+            collator = train_dataloader.collate_fn
+            place = collator.reference_arms.index(NEGATIVE)
+            for row in train_dataloader.dataset:
+                known = list(collator.reference[collator.key(row)])
+                known[place] = other[row["id"]]
+                collator.reference[collator.key(row)] = tuple(known)
+
+    return OtherDraw()
 
 
 def _timeless(entry: Mapping[str, Any]) -> dict[str, Any]:

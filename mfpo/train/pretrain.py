@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any, Callable
 
 import numpy as np
 
-from ..data.scenes import CAPTION_QUESTION, OBJECTS, SCENES, world_words
+from ..data.abilities import ability_questions, ability_words
+from ..data.scenes import CAPTION_QUESTION, COLORS, OBJECTS, SCENES, world_words
 from ..settings import row_seed
 
 # %% ../../nbs/train/pretrain.ipynb #e9ed1567
@@ -33,6 +34,7 @@ class PretrainConfig:
     context_lr: float = 1e-3
     vision_noised: float = 0.4  # share of step 1's pictures that are noised: a random step, a random share of cells
     questions: float = 0.2  # share of yes/no questions among the texts of steps 2 and 3
+    abilities: float = 0.2  # share of questions about colours, places and number there
     answer_weight: float = 5.0  # weight of the word yes or no in the loss: one token among eight carries the answer
     mismatched: float = 0.8  # share of texts in step 3 that belong to another picture of the scene type
     context_noised: float = 0.5  # share of pictures in step 3 that are noised, the text kept
@@ -42,23 +44,28 @@ class PretrainConfig:
         for name in ("vision_steps", "align_steps", "context_steps", "batch_size"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; give 1 or more")
-        for name in ("vision_noised", "questions", "mismatched", "context_noised"):
+        for name in ("vision_noised", "questions", "abilities", "mismatched", "context_noised"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; give a share between 0 and 1")
+        if self.questions + self.abilities > 1:
+            raise ValueError(f"questions is {self.questions}, abilities {self.abilities}; the two shares exceed 1")
         if not 0 <= self.context_noise_step <= 999:
             raise ValueError(f"context_noise_step is {self.context_noise_step}; give 0 to 999")
 
 # %% ../../nbs/train/pretrain.ipynb #74a06693
-def pixels_and_cells(processor: Any, rows: Any) -> tuple["torch.Tensor", "torch.Tensor"]:
-    """Pixel values (n, 3, 64, 64) float32 and cell labels (n, 16) int64: 0 is empty, k + 1 is `OBJECTS[k]`."""
+def pixels_and_cells(processor: Any, rows: Any) -> tuple["torch.Tensor", "torch.Tensor", "torch.Tensor"]:
+    """Pixel values (n, 3, 64, 64) float32 and two labels of cells (n, 16) int64: 0 is empty, k + 1 is `OBJECTS[k]`, or
+    the k-th of `COLORS`."""
     import torch
 
     pixels = processor.image_processor(list(rows["image"]), return_tensors="pt")["pixel_values"]
-    cells = torch.zeros(len(pixels), 16, dtype=torch.long)
+    cells, colors = (torch.zeros(len(pixels), 16, dtype=torch.long) for _ in range(2))
     for i, objects in enumerate(rows["objects"]):
         for placed in objects:
-            cells[i, 4 * placed["row"] + placed["col"]] = OBJECTS.index(placed["name"]) + 1
-    return pixels, cells
+            place = 4 * placed["row"] + placed["col"]
+            cells[i, place] = OBJECTS.index(placed["name"]) + 1
+            colors[i, place] = tuple(COLORS).index(placed["color"]) + 1
+    return pixels, cells, colors
 
 
 def noised_pixels(
@@ -103,22 +110,22 @@ def tower_features(model: Any, pixels: "torch.Tensor", batch_size: int = 256) ->
 def train_tower(
     model: Any, processor: Any, rows: Any, config: PretrainConfig, seed: int, progress: bool = False
 ) -> float:
-    """Step 1, in place: every patch of the tower learns to name the object in its cell, and the scene type.
+    """Step 1, in place: every patch of the tower learns to name the object in its cell, its colour, and the scene type.
 
-    Returns the last loss in nats. The two linear classifiers on top are thrown away. Afterwards the tower is frozen
+    Returns the last loss in nats. The three linear classifiers on top are thrown away. Afterwards the tower is frozen
     (`requires_grad_(False)`).
     """
     import torch
     from torch.nn.functional import cross_entropy
 
     generator = torch.Generator().manual_seed(row_seed(seed, "vision"))
-    pixels, cells = pixels_and_cells(processor, rows)
+    pixels, cells, colors = pixels_and_cells(processor, rows)
     kinds = torch.tensor([tuple(SCENES).index(kind) for kind in rows["scene"]]).unsqueeze(1).expand_as(cells)
     tower = model.model.vision_tower.train()
     named = len(OBJECTS) + 1
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(row_seed(seed, "vision head"))
-        head = torch.nn.Linear(tower.config.hidden_size, named + len(SCENES))
+        head = torch.nn.Linear(tower.config.hidden_size, named + len(SCENES) + len(COLORS))
     # An empty cell is twice as frequent as a full one and tells little.
     weight = torch.ones(named)
     weight[0] = 0.1
@@ -127,8 +134,10 @@ def train_tower(
         noised = torch.rand(len(index), 1, 1, 1, generator=generator) < config.vision_noised
         batch = torch.where(noised, partly_noised(processor, pixels[index], 0, generator), pixels[index])
         scores = head(tower(batch, output_hidden_states=True).hidden_states[-1][:, 1:]).flatten(0, 1)
-        objects = cross_entropy(scores[:, :named], cells[index].flatten(), weight)
-        return objects + cross_entropy(scores[:, named:], kinds[index].flatten())
+        object_, kind, color = scores.split((named, len(SCENES), len(COLORS)), dim=1)
+        named_right = cross_entropy(object_, cells[index].flatten(), weight)
+        colored_right = cross_entropy(color, colors[index].flatten() - 1, ignore_index=-1)
+        return named_right + cross_entropy(kind, kinds[index].flatten()) + colored_right
 
     parameters = [*tower.parameters(), *head.parameters()]
     last = _optimise(
@@ -163,11 +172,12 @@ def _optimise(
 
 # %% ../../nbs/train/pretrain.ipynb #b8235b99
 def tokenised_texts(
-    processor: Any, questions: list[str], answers: list[str], answer_weight: float
+    processor: Any, questions: list[str], answers: list[str], deciding: list[tuple[str, ...]], answer_weight: float
 ) -> list[tuple[list[int], list[float]]]:
-    """For each pair: token ids of prompt and answer with `</s>`, and the loss weight of every token (0 on prompts)."""
+    """For each pair: token ids of prompt and answer with `</s>`, and the loss weight of every token: 0 on prompts,
+    `answer_weight` where a word that decides the answer first comes, 1 elsewhere."""
     tokenizer, image, memo, texts = processor.tokenizer, processor.image_token, {}, []
-    for question, answer in zip(questions, answers):
+    for question, answer, words in zip(questions, answers, deciding, strict=True):
         if question not in memo:
             messages = [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": question}]}]
             prompt = processor.apply_chat_template(messages, add_generation_prompt=True)
@@ -176,8 +186,10 @@ def tokenised_texts(
             memo[question],
             tokenizer(answer, add_special_tokens=False)["input_ids"] + [tokenizer.eos_token_id],
         )
-        first = 1.0 if question == CAPTION_QUESTION else answer_weight
-        texts.append((prompt + said, [0.0] * len(prompt) + [first] + [1.0] * (len(said) - 1)))
+        weights = [1.0] * len(said)
+        for token in tokenizer.convert_tokens_to_ids(list(words)):
+            weights[said.index(token)] = answer_weight
+        texts.append((prompt + said, [0.0] * len(prompt) + weights))
     return texts
 
 
@@ -200,7 +212,22 @@ def text_loss(model: Any, texts: list[tuple[list[int], list[float]]], features: 
     nll = cross_entropy(model.lm_head(states[:, :-1][scored]), ids[:, 1:][scored], reduction="none")
     return (nll * weights[:, 1:][scored]).sum() / weights[:, 1:].sum()
 
-# %% ../../nbs/train/pretrain.ipynb #a4051746
+# %% ../../nbs/train/pretrain.ipynb #d2070daf
+def _texts(processor: Any, rows: Any, weight: float) -> tuple[list[Any], list[list[Any]], list[list[Any]]]:
+    """`tokenised_texts` of each row: its caption, its yes/no questions, its questions about colours, places, number."""
+    def asked(questions: list[dict[str, Any]], deciding: Callable[[dict[str, Any]], tuple[str, ...]]) -> list[Any]:
+        texts = ([q[k] for q in questions] for k in ("question", "answer"))
+        return tokenised_texts(processor, *texts, [deciding(q) for q in questions], weight)
+
+    plain = [()] * len(rows)
+    captions = tokenised_texts(processor, [CAPTION_QUESTION] * len(rows), list(rows["caption"]), plain, weight)
+    answers = [asked(questions, lambda q: ("yes" if q["present"] else "no",)) for questions in rows["questions"]]
+    scenes = map(ability_questions, rows.select_columns(["objects"]))
+    # colours are learnt last, and asked as often as the other two together
+    abilities = [asked([*(q for q in qs if q["kind"] == "colors"), *qs], lambda q: ()) for qs in scenes]
+    return captions, answers, abilities
+
+
 def tune_language(
     model: Any,
     processor: Any,
@@ -215,13 +242,9 @@ def tune_language(
 
     title = "context" if context else "alignment"
     generator = torch.Generator().manual_seed(row_seed(seed, title))
-    pixels, _ = pixels_and_cells(processor, rows)
+    pixels, *_ = pixels_and_cells(processor, rows)
     clean = tower_features(model, pixels)
-    captions = tokenised_texts(processor, [CAPTION_QUESTION] * len(rows), list(rows["caption"]), config.answer_weight)
-    answers = [
-        tokenised_texts(processor, [q["question"] for q in asked], [q["answer"] for q in asked], config.answer_weight)
-        for asked in rows["questions"]
-    ]
+    captions, answers, abilities = _texts(processor, rows, config.answer_weight)
     kinds = np.array(rows["scene"])
     fellows = {kind: torch.tensor(np.flatnonzero(kinds == kind)) for kind in sorted(set(kinds))}
     if context:
@@ -237,10 +260,16 @@ def tune_language(
             for j in (draw(len(index)) < config.mismatched).nonzero().flatten().tolist():
                 others = fellows[kinds[index[j]]]
                 source[j] = others[torch.randint(len(others), (), generator=generator)]
-        ask, which = (draw(len(index)) < config.questions).tolist(), draw(len(index)).tolist()
-        texts = [
-            answers[s][int(w * len(answers[s]))] if a else captions[s] for a, w, s in zip(ask, which, source.tolist())
-        ]
+        kind, which = draw(len(index)), draw(len(index)).tolist()
+        able = (kind >= config.questions) & (kind < config.questions + config.abilities)
+        features = torch.where(able.view(-1, 1, 1), clean[index], features)
+        texts = []
+        for own, s, k, w in zip(index.tolist(), source.tolist(), kind.tolist(), which):
+            if k < config.questions + config.abilities:
+                mine = answers[s] if k < config.questions else abilities[own]
+                texts.append(mine[int(w * len(mine))])
+            else:
+                texts.append(captions[s])
         return text_loss(model, texts, features)
 
     parameters = [p for n, p in model.named_parameters() if "vision_tower" not in n]
@@ -262,7 +291,8 @@ def pretrain(
     """The base model, its processor and the last loss of each step; `on_grounded` may save the grounded reference."""
     from mfpo.model.small import build_small_vlm
 
-    model, processor = build_small_vlm(world_words(), seed=row_seed(seed, "weights"))
+    words = sorted({*world_words(), *ability_words()})
+    model, processor = build_small_vlm(words, seed=row_seed(seed, "weights"))
     losses = {"vision": train_tower(model, processor, vision_rows, config, seed, progress)}
     losses["alignment"] = tune_language(model, processor, rows, config, seed, context=False, progress=progress)
     on_grounded(model, processor)
