@@ -320,7 +320,7 @@ def test_the_readme_shows_the_verdicts_that_were_found():
     """Its stored output is of the results in git (another machine's run may differ); run nbs/index.ipynb again when they change."""
     import pandas as pd
 
-    shown = subprocess.run(["git", "show", ":results/claims.csv"], capture_output=True, text=True, cwd=ROOT)
+    shown = subprocess.run(["git", "show", ":results/verdict.csv"], capture_output=True, text=True, cwd=ROOT)
     if shown.returncode:
         pytest.skip("not a git checkout, so there are no committed results to compare with")
     claims = pd.read_csv(io.StringIO(shown.stdout)).round(1)
