@@ -7,7 +7,6 @@ __all__ = ['PROG', 'AnswersOptions', 'run_mark', 'row_sources', 'question_rows',
 
 # %% ../../nbs/commands/answers.ipynb #cadaf09d
 import json
-import os
 import shutil
 from dataclasses import asdict, dataclass, field
 from itertools import islice
@@ -15,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Mapping, Sequence
 
 from .answering import Work, endpoint_writer, failure_report, model_label, preview, summary, write_output
-from .checks import RowOptions, say
+from .checks import RowOptions, parquet_output, refuse_other, say
 from .options import BadInput, bad_input, parse_options, quiet_libraries, require
 
 # %% ../../nbs/commands/answers.ipynb #3e435b89
@@ -205,33 +204,6 @@ def question_rows(options: AnswersOptions, cache: Path) -> tuple["datasets.Datas
     return rows, report
 
 # %% ../../nbs/commands/answers.ipynb #31a10679
-def _check_paths(options: AnswersOptions) -> Path:
-    """The output; raises `BadInput` where it cannot be one."""
-    output = Path(str(options.output))
-    if output.suffix != ".parquet" or output.is_dir():
-        raise BadInput(f"--output {output}: name a .parquet file")
-    if output.resolve() == Path(str(options.dataset_name)).resolve():
-        raise BadInput(f"--output {output} is the input: the source is never changed; name another file")
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        raise BadInput("mfpo answers runs as one process: start it without accelerate launch")
-    return output
-
-
-def _refuse_other(output: Path, run: Mapping[str, Any], overwrite: bool) -> None:
-    """Raise `ValueError` where the output is there and is not this run's, unless it may be replaced."""
-    from mfpo.data.rows import read_note
-    from mfpo.settings import differences
-
-    if not output.exists() or overwrite:
-        return
-    note = read_note(output)
-    if "answers" not in note:
-        raise ValueError(f"{output} is there, and was not made by {PROG}: name another --output, or --overwrite it")
-    lines = "".join(f"\n  {line}" for line in differences(note["answers"], run))
-    if lines:
-        raise ValueError(f"{output} belongs to another run:{lines}\nName another --output, or --overwrite it")
-
-
 def main(argv: Sequence[str]) -> None:
     """Run `mfpo answers`. Raises `BadInput` where an input cannot be used, or no row got an answer."""
     quiet_libraries()
@@ -239,13 +211,13 @@ def main(argv: Sequence[str]) -> None:
     if not options.dataset_name:
         require(PROG, options, "rows")
     require(PROG, options, "output")
-    output = _check_paths(options)
+    output = parquet_output(options, PROG)
     from mfpo.data.journal import Journal
 
     path = output.with_name(f"{output.name}.journal")
     with bad_input():
         run = run_mark(options)
-        _refuse_other(output, run, options.overwrite)
+        refuse_other(output, "answers", run, options.overwrite, PROG)
         if output.exists() and not path.exists() and not options.overwrite:
             raise BadInput(f"{output} is there and its journal {path.name} is not: all that is in it would be asked "
                            "for again; name another --output, or --overwrite it")

@@ -7,12 +7,11 @@ __all__ = ['PROG', 'ENTROPIES', 'SAME', 'DifficultyOptions', 'sampling_mark', 'r
 
 # %% ../../nbs/commands/difficulty.ipynb #cadaf09d
 import json
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Mapping, Sequence
 
-from .checks import RowOptions, checked_rows, row_cache, say
+from .checks import RowOptions, checked_rows, parquet_output, refuse_other, row_cache, say
 from .entropies import Work, judge_mark, preview, row_records, summary, write_difficulty
 from .options import BadInput, bad_input, parse_options, quiet_libraries, require
 from .tools import option
@@ -124,34 +123,7 @@ def run_mark(options: DifficultyOptions) -> dict[str, Any]:
             "count_repeats": options.count_repeats if options.entropy == "weighted" else None}
     return json.loads(json.dumps({**sampling_mark(options), **mark}))
 
-
-def _refuse_other(output: Path, run: Mapping[str, Any], overwrite: bool) -> None:
-    """Raise `ValueError` where the output is there and is not this run's, unless it may be replaced."""
-    from mfpo.data.rows import read_note
-    from mfpo.settings import differences
-
-    if not output.exists() or overwrite:
-        return
-    note = read_note(output)
-    if "difficulty" not in note:
-        raise ValueError(f"{output} is there, and was not made by {PROG}: name another --output, or --overwrite it")
-    lines = "".join(f"\n  {line}" for line in differences(note["difficulty"], run))
-    if lines:
-        raise ValueError(f"{output} belongs to another run:{lines}\nName another --output, or --overwrite it")
-
 # %% ../../nbs/commands/difficulty.ipynb #31a10679
-def _check_paths(options: DifficultyOptions) -> Path:
-    """The output; raises `BadInput` where it cannot be one."""
-    output = Path(str(options.output))
-    if output.suffix != ".parquet" or output.is_dir():
-        raise BadInput(f"--output {output}: name a .parquet file")
-    if output.resolve() == Path(str(options.dataset_name)).resolve():
-        raise BadInput(f"--output {output} is the input: the source is never changed; name another file")
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        raise BadInput(f"{PROG} runs as one process: start it without accelerate launch")
-    return output
-
-
 def _groups(options: DifficultyOptions, rows: "datasets.Dataset") -> list[str] | None:
     """The kind of each row, where `--group_by` says how to tell. Raises `BadInput`."""
     name = options.group_by
@@ -173,13 +145,13 @@ def main(argv: Sequence[str]) -> None:
     quiet_libraries()
     options = parse_options([DifficultyOptions], argv, PROG, __doc__)[0]
     require(PROG, options, "dataset_name", "model_name_or_path", "output")
-    output = _check_paths(options)
+    output = parquet_output(options, PROG)
     from mfpo.data.journal import Journal
 
     path, cache = output.with_name(f"{output.name}.journal"), row_cache(output)
     with bad_input():
         run = run_mark(options)
-        _refuse_other(output, run, options.overwrite)
+        refuse_other(output, "difficulty", run, options.overwrite, PROG)
         if output.exists() and not path.exists() and not options.overwrite:
             raise BadInput(f"{output} is there and its journal {path.name} is not: all that is in it would be asked "
                            "for again; name another --output, or --overwrite it")
