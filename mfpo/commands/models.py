@@ -24,10 +24,12 @@ def load_processor(name: str, *, revision: str | None = None, trust_remote_code:
         )
     if not folder.is_dir() and (folder.is_absolute() or name.startswith(".") or name.count("/") != 1):
         raise BadInput(f"{name} is no folder: give a model checkpoint, or a hub name such as llava-hf/llava-1.5-7b-hf")
-    with bad_input():
+    try:
         processor = AutoProcessor.from_pretrained(
             str(folder) if folder.is_dir() else name, revision=revision, trust_remote_code=trust_remote_code
         )
+    except (OSError, ValueError) as error:  # which does not always say what was asked for
+        raise BadInput(f"{name}: its processor cannot be loaded: {error}") from error
     if getattr(processor, "image_processor", None) is None:
         raise BadInput(
             f"{name}: its processor ({type(processor).__name__}) takes no images: give a vision-language model"
