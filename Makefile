@@ -48,7 +48,7 @@ $(STAMP): settings.ini setup.py pyproject.toml constraints.txt
 
 # The stages behind Table 1 and the figures beside it. The report shows the other tables as they were committed; `make full`
 # computes those too.
-HEADLINE := scores figure1 entropy curves code@report
+HEADLINE := scores figure1 entropy curves code
 
 reproduce: $(STAMP)  ## environment, data, the headline's stages; then its table and where the figures and the report are (30 minutes)
 	dvc pull --quiet data.dvc
@@ -57,7 +57,7 @@ reproduce: $(STAMP)  ## environment, data, the headline's stages; then its table
 	@echo; cat results/table1.md; echo
 	@find results -type f \( -name '*.png' -o -name '*.pdf' -o -name '*.html' \) | LC_ALL=C sort
 
-full: $(STAMP)  ## the whole reproduction, every table and figure: what plain `dvc repro` does (75 minutes on 2 cores)
+full: $(STAMP)  ## the whole reproduction, every table and figure: what plain `dvc repro` does (an hour on 2 cores)
 	dvc pull --quiet data.dvc
 	dvc repro
 	@echo; cat results/verdict.md; echo

@@ -17,7 +17,7 @@ COMMANDS = {
     "difficulty": "measure how unsure a model is of each row, and sort rows into easy, medium and hard for mfpo train",
     "reference": "score preference rows once by the reference model, into a file for many runs of mfpo train",
     "train": "train a model on preference rows with MFPO, mDPO, DPO or another objective",
-    "evaluate": "score a trained model on held-out rows: reward gaps, comparisons won, answers that ignore the picture",
+    "evaluate": "score a model on held-out rows (reward gaps, answers that ignore the picture) or on published benchmarks",
 }
 
 

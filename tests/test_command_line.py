@@ -181,3 +181,44 @@ def test_bad_rows_end_with_1_and_one_report(folder):
     )
     assert done.returncode == 1 and "Traceback" not in done.stderr and not (folder / "never").exists()
     assert "leads out of" in done.stderr and "are the same text" in done.stderr
+
+
+@pytest.fixture(scope="module")
+def questions(folder):
+    """POPE's questions about the photographs, in the published form, each asked often enough to be cut off in."""
+    lines = [
+        {"question_id": k, "image": f"{name}.png", "text": f"is there a {thing} , {k} ?", "label": label}
+        for k, (name, thing, label) in enumerate([("cat", "cat", "yes"), ("cat", "dog", "no"), ("cup", "cup", "yes"), ("cup", "lamp", "no")] * 10)
+    ]
+    (folder / "pope").mkdir()
+    (folder / "pope" / "coco_pope_random.json").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return ["evaluate", "--benchmark", "pope", "--data", "pope", "--images", "photos", "--model_name_or_path", "model", "--use_cpu",
+            "--per_device_eval_batch_size", "3", "--max_new_tokens", "6", "--resamples", "50", "--output_dir"]
+
+
+def benchmark_scores(output):
+    record = json.loads((output / "scores.json").read_text())
+    return (output / "answers.jsonl").read_bytes(), record["metrics"], record["count"]
+
+
+def test_a_benchmark_is_the_same_on_one_and_two_processes_and_after_a_kill(folder, questions):
+    mfpo(*questions, "asked_one", folder=folder)
+    expected = benchmark_scores(folder / "asked_one")
+    assert expected[2] == 40
+    mfpo(*questions, "asked_two", launcher=TWO_PROCESSES, folder=folder)
+    assert benchmark_scores(folder / "asked_two") == expected
+
+    journal = folder / "asked_killed" / "answers.journal"
+    run = subprocess.Popen(
+        [sys.executable, "-m", "mfpo.cli", *questions, "asked_killed"], cwd=folder, env=ENVIRONMENT, stderr=subprocess.DEVNULL
+    )
+    until = time.monotonic() + 200
+    while not (journal.is_file() and journal.read_bytes().count(b"\n") > 6) and time.monotonic() < until:
+        time.sleep(0.01)
+    run.kill()
+    run.wait()
+    kept = journal.read_bytes()
+    assert 6 < kept.count(b"\n") < 41 and not (folder / "asked_killed" / "scores.json").exists()
+    said = mfpo(*questions, "asked_killed", folder=folder).stderr
+    assert "going on with" in said and benchmark_scores(folder / "asked_killed") == expected
+    assert journal.read_bytes().startswith(kept[: kept.rindex(b"\n") + 1])

@@ -123,3 +123,11 @@ def test_features_are_kept_only_where_the_vision_side_is_fixed():
     memory = ImageMemory(8)
     tree_logps(model, tiny_batch(model), ARMS, memory)
     assert not memory.features
+    model, memory = frozen(tiny_vlm("llava")), ImageMemory(8)
+    assert memory.serves(seams(model)) and memory.serves(seams(model))
+    weight = next(p for n, p in model.named_parameters() if "projector" in n)
+    weight.requires_grad_(True)  # thawed on the way
+    assert not memory.serves(seams(model)) and not vision_is_fixed(seams(model))
+    weight.requires_grad_(False)
+    other = tiny_vlm("llava")
+    assert not memory.serves(seams(other)) and memory.serves(seams(model))

@@ -38,13 +38,21 @@ def test_the_base_has_no_gap_to_itself_and_another_model_has():
             tables.append({k: pd.read_parquet(v) for k, v in written.items()})
         assert (tables[0]["gaps"][["text_gap", "image_gap", "chosen_reward"]].abs() < 1e-6).all(axis=None)
         assert (tables[1]["gaps"]["chosen_reward"].abs() > 1e-3).all()
-        short = measure_run(
-            base=str(folder / "model0"), adapter=None, model=str(folder / "model1"), label={"method": "x", "seed": 1},
-            folder=str(folder / "brief"), **common | {"noise": None}, brief=True,
-        )
+        one = {
+            "base": str(folder / "model0"), "adapter": None, "model": str(folder / "model1"), "brief": True,
+            "label": {"method": "x", "seed": 1}, **common, "noise": None,
+        }
+        short = measure_run(**one, folder=str(folder / "brief"))
         assert list(short) == ["counts", "gaps"]
         counts = pd.read_parquet(short["counts"])
         pd.testing.assert_frame_equal(counts, tables[1]["counts"][list(counts)])
+        few = pd.read_parquet(measure_run(**one, folder=str(folder / "few"), scenes=5)["counts"])
+        pd.testing.assert_frame_equal(few, counts.head(5))
+        try:
+            measure_run(**one, folder=str(folder / "none"), scenes=0)
+            raise AssertionError("no scenes were taken")
+        except ValueError as error:
+            assert "scenes=0" in str(error)
         assert tables[1]["gaps"]["negatives"].value_counts().to_dict() == {"one": 4, "other": 4}
         assert len(tables[0]["noise"]) == 2 * 2 and (tables[0]["noise"]["method"] == "x").all()
         assert (

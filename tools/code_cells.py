@@ -5,7 +5,7 @@ on the whole library when anything in it is. So a cheap stage writes this file, 
 is reached where the code imports it, or where a module that is reached does, at its top or inside a function. Comments and
 docstrings do not count.
 
-    python tools/code_cells.py nbs/experiments/train.ipynb build/code/train.py
+    python tools/code_cells.py build/code nbs/experiments/train.ipynb nbs/experiments/answers.ipynb
 """
 import argparse
 import ast
@@ -116,15 +116,16 @@ def stage_text(notebook: str | Path) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("notebook", type=Path, help="a notebook under nbs/experiments")
-    parser.add_argument("output", type=Path, help="the .py file to write")
+    parser.add_argument("folder", type=Path, help="where to write, a .py file for each notebook")
+    parser.add_argument("notebooks", type=Path, nargs="+", help="notebooks under nbs/experiments")
     args = parser.parse_args()
     try:
-        text = stage_text(args.notebook)
+        texts = {notebook.stem: stage_text(notebook) for notebook in args.notebooks}
     except NotebookError as error:
         sys.exit(f"error: {error}")
-    args.output.parent.mkdir(parents=True, exist_ok=True)
-    args.output.write_text(text, encoding="utf-8")
+    args.folder.mkdir(parents=True, exist_ok=True)
+    for name, text in texts.items():
+        (args.folder / f"{name}.py").write_text(text, encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -188,14 +188,18 @@ def _table(frame: "pd.DataFrame", label: str) -> str:
     """The table's element; `label` is the id of what describes it."""
     columns = [[_cell(value) for value in frame.iloc[:, k]] for k in range(frame.shape[1])]
     places = [sort_places(cells) for cells in columns]
-    left = [' class="left"' if all(sort_key(cell)[0] for cell in cells) else "" for cells in columns]
+    wordy = [[" " in cell and len(cell) > 28 and sort_key(cell)[0] for cell in cells] for cells in columns]
+    # A column of words stays one where some of its cells begin with a number.
+    left = [
+        ' class="left"' if any(long) or all(sort_key(cell)[0] for cell in cells) else ""
+        for cells, long in zip(columns, wordy)
+    ]
     head = "".join(f'<th scope="col"{k}>{html.escape(str(n))}</th>' for n, k in zip(frame.columns, left))
     rows = []
     for i in range(len(frame)):
         cells = []
         for k, column in enumerate(columns):
-            wordy = isinstance(frame.iat[i, k], str) and " " in column[i] and len(column[i]) > 28
-            kind = ' class="text"' if wordy else left[k]
+            kind = ' class="text"' if wordy[k][i] else left[k]
             place = "" if places[k][i] is None else f' data-place="{places[k][i]}"'
             # Where a column is narrow, an interval is broken before its bracket and not within it.
             shown = column[i].replace(", ", ",\u00a0") if sort_key(column[i])[0] == 0 else column[i]

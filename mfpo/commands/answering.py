@@ -154,16 +154,9 @@ class Work:
     def model(self) -> tuple[Any, Any]:
         """The vision-language model and its processor."""
         if self._model is None:
-            from mfpo.commands.models import base_and_adapter
-            from mfpo.model.vlm import load_vlm
+            from mfpo.commands.models import load_for_answers
 
-            options = self.options
-            base, adapter = base_and_adapter(str(options.model_name_or_path), options.adapter)
-            say(f"loading {options.model_name_or_path}")
-            self._model = load_vlm(
-                base, adapter=adapter, dtype=options.dtype, device=_device(options), revision=options.model_revision,
-                attn_implementation=options.attn_implementation, trust_remote_code=options.trust_remote_code,
-            )
+            self._model = load_for_answers(self.options)
         return self._model
 
     def writer(self) -> Any:

@@ -54,6 +54,7 @@ class ImageMemory:
     limit_mb: float = 0
     features: dict[Any, list[Tensor]] = field(default_factory=dict, repr=False)
     _bytes: int = field(default=0, repr=False)
+    _looked_at: tuple[Any, bool, list[Tensor]] | None = field(default=None, repr=False)  # model, fixed, its weights
 
     def __post_init__(self) -> None:
         if self.limit_mb < 0:
@@ -63,6 +64,16 @@ class ImageMemory:
     def lasting(self) -> bool:
         """Whether features are kept between steps."""
         return self.limit_mb > 0
+
+    def serves(self, parts: Seams) -> bool:
+        """`vision_is_fixed`, which walks through the whole model once; each further call looks at the weights alone."""
+        if self._looked_at is None or self._looked_at[0] is not parts.base:
+            decoder = parts.base.get_decoder() if hasattr(parts.base, "get_decoder") else parts.base
+            language = {id(p) for root in (decoder, parts.head) for p in root.parameters()}
+            weights = [p for p in parts.base.parameters() if id(p) not in language]
+            self._looked_at = parts.base, vision_is_fixed(parts), weights
+        _, fixed, weights = self._looked_at
+        return fixed and not any(weight.requires_grad for weight in weights)
 
     def clear(self) -> None:
         """Forget what was kept for one step."""
@@ -110,7 +121,7 @@ def each_picture_once(
     """While this context is open, the model may be called with the inputs that it yields, whose pictures are
     encoded once each."""
     names = picture_names(batch, picks)
-    if memory is not None and not vision_is_fixed(parts):
+    if memory is not None and not memory.serves(parts):
         memory = None
     if memory is None and len(set(names)) == len(names):
         yield picture_inputs(batch, picks)

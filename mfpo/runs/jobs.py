@@ -7,6 +7,7 @@ __all__ = ['source_digest', 'work_folder', 'file_digest', 'one_thread', 'workers
 
 # %% ../../nbs/runs/jobs.ipynb #cadaf09d
 import dataclasses
+import gc
 import hashlib
 import json
 import multiprocessing
@@ -88,6 +89,16 @@ def one_thread() -> None:
     transformers.utils.logging.set_verbosity_error()
 
 
+def _called(function: Callable[..., Mapping[str, Any]], job: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The result of a job. What the first one of a process imported and loaded, for it and all later ones, is taken out
+    of the garbage collector's rounds, which would walk through it again in every job."""
+    result = function(**job)
+    if not gc.get_freeze_count():
+        gc.collect()
+        gc.freeze()
+    return result
+
+
 @contextmanager
 def workers(processes: int) -> Iterator[ProcessPoolExecutor]:
     """Processes of one thread each, which several calls of `run_jobs` may share: a process imports torch once."""
@@ -122,7 +133,7 @@ def run_jobs(
     failed: tuple[str, BaseException] | None = None
     own = workers(min(processes, max(1, len(missing)))) if pool is None else nullcontext(pool)
     with tqdm(total=len(jobs), initial=len(done), desc=title, unit="run", disable=not progress) as bar, own as at_work:
-        futures = {at_work.submit(function, **job): name for name, job in missing.items()}
+        futures = {at_work.submit(_called, function, job): name for name, job in missing.items()}
         for future in as_completed(futures):
             name = futures[future]
             if future.cancelled():

@@ -30,18 +30,9 @@ def _test(path: str, trust: tuple[tuple[str, Any], ...]) -> tuple[Any, list[Any]
 def _reference(base: str, pairs: str) -> Mapping[Any, Any]:
     """The base's log-probs of the held-out pairs, once a process."""
     from mfpo.model.vlm import load_vlm
+    from mfpo.runs.remembering import remembering_processor
 
-    return _pair_scores(load_vlm(base)[0], _processor(base), pairs)
-
-
-@lru_cache(maxsize=2)
-def _processor(folder: str) -> Any:
-    """The processor of a model, once a process: all runs are asked the same."""
-    from transformers import AutoProcessor
-
-    from mfpo.runs.remembering import RememberingProcessor
-
-    return RememberingProcessor(AutoProcessor.from_pretrained(folder))
+    return _pair_scores(load_vlm(base)[0], remembering_processor(base), pairs)
 
 
 def _pair_scores(model: Any, processor: Any, pairs: str) -> Mapping[Any, Any]:
@@ -67,6 +58,7 @@ def measure_run(
     probe: str | None = None,  # parquet of scene rows that a linear probe learns from; None makes no probe
     noise: Mapping[str, Any] | None = None,  # fields of `NoiseConfig`; None looks at no noised answers
     brief: bool = False,  # captions, yes/no answers and gaps alone: no abilities, no nats, no attention
+    scenes: int | None = None,  # only the first so many of the test scenes
 ) -> dict[str, str]:
     """Write tables of rows into `folder`, each a parquet file with the label's columns; returns their paths by name.
 
@@ -81,12 +73,15 @@ def measure_run(
     from mfpo.analysis.trust import TrustConfig, attention_table, trust_counts
     from mfpo.data.rows import read_rows
     from mfpo.model.vlm import load_vlm
+    from mfpo.runs.remembering import remembering_processor
     from mfpo.train.scoring import score_answers
 
+    if scenes is not None and scenes < 1:
+        raise ValueError(f"scenes={scenes}: give 1 or more, or None for all")
     config = settings_from(TrustConfig, trust, "trust")
-    vlm, processor = load_vlm(model, adapter=adapter)[0], _processor(model)
+    vlm, processor = load_vlm(model, adapter=adapter)[0], remembering_processor(model)
     vlm = vlm.merge_and_unload() if adapter else vlm  # the same model, with two thirds of the arithmetic
-    rows, noised = _test(test, tuple(sorted(trust.items())))
+    rows, noised = (part[:scenes] for part in _test(test, tuple(sorted(trust.items()))))
     score = None if brief else partial(score_answers, vlm, processor)
     counts = trust_counts(vlm, processor, rows, config, score=score, noised=noised, abilities=not brief)
     tables = {"counts": counts.reset_index()}

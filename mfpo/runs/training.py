@@ -138,6 +138,7 @@ def train_run(
     """Train one adapter; returns `{"weights": folder, "stages": {name: folder}, "history": […], "validation": scores or
     None}`: the last stage's weights, and those that each stage left."""
     from mfpo.model.vlm import lora
+    from mfpo.runs.remembering import remembering_processor
     from mfpo.train.curriculum import train_curriculum
     from mfpo.train.plans import plan
     from mfpo.train.trainer import MFPOConfig
@@ -156,7 +157,7 @@ def train_run(
             model, stages, config, folder, objective=objective,
             processor=processor, encoder=encoder, peft_config=lora(model, r=shared.lora_r), callbacks=faults,
         )
-    scores = None if validation is None else caption_f1(run.model, processor, validation)
+    scores = None if validation is None else caption_f1(run.model, remembering_processor(base), validation)
     run.model.unload()
     return {
         "weights": str(run.folders[-1] / "weights"),
