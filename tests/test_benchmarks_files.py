@@ -21,6 +21,9 @@ def test_a_missing_file_says_where_it_is_to_be_had():
     assert find_source(tmp_path, Source("b.json", "", "", "", needed=False)) is None
     with pytest.raises(FileNotFoundError, match="(?s)a.json.*b.json"):  # all at once
         check_sources(tmp_path, [source, Source("b.json", "more", "elsewhere", "not stated")])
+    with pytest.raises(FileNotFoundError) as told:  # the folder is named once, and what has to be in it, though not all of it
+        check_sources(tmp_path / "nowhere", [source, Source("b.json", "more", "elsewhere", "not stated", needed=False)])
+    assert str(told.value).count("is no folder") == 1 and "b.json: more, to be had from elsewhere" in str(told.value)
 
     inner = tmp_path / "x" / "data"
     inner.mkdir(parents=True)

@@ -50,6 +50,9 @@ def check_sources(folder: str | Path, sources: Sequence[Source]) -> tuple[dict[s
 
     Raises as `find_source` does; all missing files are named at once.
     """
+    if not Path(folder).expanduser().is_dir():
+        wanted = [f"{source.name}: {_wanted(source)}" for source in sources]
+        raise FileNotFoundError("\n".join([f"{folder} is no folder: give the one that holds these files", *wanted]))
     sums, told, missing = {}, [], []
     for source in sources:
         try:

@@ -55,8 +55,8 @@ def listing(names: Sequence[str] | None = None) -> str:
         judged = {"": "none", "needed": "needed (a language model behind an endpoint)", "optional": "optional"}[what.judge]
         lines = [f"{what.name}: {what.title} ({what.paper})", f"  judge: {judged}", f"  pictures: {what.pictures}"]
         for source in what.sources:
-            need = "" if source.needed else ", one form of it or optional"
-            lines.append(f"  file {source.name}: {source.what}; from {source.origin}; licence: {source.licence}{need}")
+            need = "file" if source.needed else "file (not always needed)"
+            lines.append(f"  {need} {source.name}: {source.what}; from {source.origin}; licence: {source.licence}")
         lines += [f"  option {option}: {text}" for option, text in what.options.items()]
         lines.append(f"  metrics: {', '.join(metric.name for metric in what.metrics)}")
         parts.append("\n".join(lines + ([f"  {what.note}"] if what.note else [])))
