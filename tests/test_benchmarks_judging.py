@@ -163,7 +163,7 @@ def test_replies_have_to_fit_the_answers():
         judged(items, answers, None, "bench")
     with pytest.raises(ValueError, match="bench: 1 of 3 items have no answer"):
         judged(items, {"a": "1", "b": "2"}, said, "bench")
-    with pytest.raises(ValueError, match="1 replies judge no answer that is here, the first is of 'c'"):
+    with pytest.raises(ValueError, match="1 replies belong to no answer, the first to 'c'"):
         judged(items, {"a": "1", "b": "2"}, said, "bench", partial=True)
     with pytest.raises(ValueError, match="2 of 3 answers were not judged, the first is 'a'"):
         judged(items, answers, {"b": "y"}, "bench")
@@ -171,7 +171,7 @@ def test_replies_have_to_fit_the_answers():
     assert [item.id for item, *_ in part] == ["b"] and (how["items"], how["answered"], how["judged"]) == (3, 2, 1)
     with pytest.raises(ValueError, match="2 of 2 answers were not judged"):
         judged(items, {"a": "1", "b": "2"}, {}, "bench", partial=True)
-    with pytest.raises(ValueError, match="the judge's reply to 'b' is None"):
+    with pytest.raises(ValueError, match="the reply to 'b' is None"):
         judged(items, answers, {**said, "b": None}, "bench")
 
 

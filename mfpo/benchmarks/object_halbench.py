@@ -20,7 +20,7 @@ import pandas as pd
 from .coco import COCO_SOURCES, count_mentions, image_number, mention_scores, read_truth, shown
 from .coco_words import CocoWords, Mention, choose_tagger, halbench_pairs, object_words, read_classes
 from .files import find_source, read_records, text_field
-from .judging import Requests, Template, make_requests, template_from
+from .judging import Requests, Template, check_replies, make_requests, template_from
 from .records import Asking, Benchmark, Item, Metric, Scores, Source, intervals, matched
 
 # %% ../../nbs/benchmarks/object_halbench.ipynb #783c1ea7
@@ -246,13 +246,7 @@ def _extracted(
     name = extractor or str(about.get("judge", ""))
     if not name:
         raise ValueError("object_halbench: name the model that extracted the objects (extractor): scores depend on it")
-    known = {item.id for item, _ in pairs}
-    unknown = [identity for identity in replies if identity not in known]
-    if unknown:
-        raise ValueError(f"object_halbench: {len(unknown)} replies belong to no answer, the first to {unknown[0]!r}")
-    wrong = next((identity for identity, text in replies.items() if not isinstance(text, str)), None)
-    if wrong is not None:
-        raise ValueError(f"object_halbench: the reply to {wrong!r} is {replies[wrong]!r}; give its text")
+    check_replies(pairs, replies, "object_halbench")
     tag, said = choose_tagger(tagger, pairs[0][0].facts["words"].known)
     named: list[list[Mention] | None] = []
     for item, text in pairs:
