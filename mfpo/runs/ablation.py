@@ -24,6 +24,7 @@ class Ablation:
     pairs: Mapping[str, Any] = field(default_factory=dict)  # changes to section `pairs`; none: the main job's rows
     by_stage: bool = False  # also measure what each stage of a schedule left
     bases: tuple[int, ...] | None = None  # of them only these; None: all
+    scenes: int | None = None  # only the first so many of the test scenes; None: all
 
     def __post_init__(self) -> None:
         if not self.methods:
@@ -56,7 +57,6 @@ def ablate(
     *,
     build: str = "build",  # where the main job's stages left their files
     data: str = "data",
-    scenes: int | None = None,  # only the first so many of the test scenes
     progress: bool = True,
 ) -> dict[str, Any]:
     """Train every method of the table on every base from every seed, and measure it on the test scenes.
@@ -70,12 +70,12 @@ def ablate(
     parts = ("base", "pairs", "negatives", *(["difficulty"] if any(m.ordered for m in methods.values()) else []))
     inputs = {name: file_digest(f"{build}/{name}") for name in parts}
     used = {k: params[k] for k in ("bases", "seeds", "training", "pairs", "sampling", "negatives", "trust")}
-    described = [asdict(spec), used, rate, scenes, inputs, file_digest(f"{data}/test.parquet")]
+    described = [asdict(spec), used, rate, inputs, file_digest(f"{data}/test.parquet")]
     with work_folder(str(out).replace("/", "-"), described) as work, workers(params["processes"]) as pool:
         options = {"folder": work / "results", "pool": pool, "progress": progress}
         rows, found = _rows(spec, methods, params, build, data, work, options)
         runs = _train(methods, params, rate, build, rows, work, options)
-        written = _measure(spec, methods, params, build, data, scenes, runs, work, options)
+        written = _measure(spec, methods, params, build, data, runs, work, options)
         beside = out.with_name(f".{out.name}.part")
         shutil.rmtree(beside, ignore_errors=True)
         beside.mkdir(parents=True)
@@ -186,7 +186,7 @@ def _train(
 
 def _measure(
     spec: Ablation, methods: Mapping[str, Method], params: Mapping[str, Any], build: str, data: str,
-    scenes: int | None, runs: Mapping[str, Mapping[str, Any]], work: Path, options: Mapping[str, Any],
+    runs: Mapping[str, Mapping[str, Any]], work: Path, options: Mapping[str, Any],
 ) -> dict[str, dict[str, str]]:
     """The paths that `measure_run` wrote, by `method-base-seed-stage`."""
     from mfpo.runs.measuring import measure_run
@@ -201,7 +201,7 @@ def _measure(
                     one = f"{name}-{base}-{seed}-{stage}"
                     jobs[one] = {
                         "base": f"{build}/base/{base}/base", "adapter": stages[stage], "model": f"{build}/base/{base}/base",
-                        "test": f"{data}/test.parquet", "trust": params["trust"], "brief": True, "scenes": scenes,
+                        "test": f"{data}/test.parquet", "trust": params["trust"], "brief": True, "scenes": spec.scenes,
                         "pairs": {held: f"{build}/negatives/{base}-heldout-{kind}.parquet"},
                         "beta": params["training"]["beta"], "folder": str(work / "measured" / one),
                         "label": {"method": name, "base": base, "seed": seed, "stage": stage},
