@@ -1,6 +1,7 @@
 # Exported from nbs/data/building.ipynb by tools/export_tests.py: edit the notebook.
 from mfpo.data.building import *  # noqa: F403
 
+import os
 import subprocess
 import sys
 import tempfile
@@ -225,6 +226,12 @@ def test_several_processes_share_the_work():
         assert shared.stdout.split("\n")[:3] == ["[0, 0, 0]"] * 3, shared.stderr
         assert all(Path(f"{out}.{late}").read_bytes() == smooth.read_bytes() for late in range(3))
         assert not list(Path(folder).glob(".*"))  # nothing is left behind, whoever was last
+    # the mark goes before the shards: whoever still writes one, and loses it, must know by then that all is done
+    seen = []
+    with tempfile.TemporaryDirectory() as folder:
+        with mock.patch("mfpo.data.building.shutil.rmtree", lambda path, **_: seen.append(sorted(os.listdir(path)))):
+            built(some_rows(3), AnnotatedRegions(), mfpo_config(), Path(folder) / "out.parquet")
+    assert seen == [["000000.parquet"]]
     shards = list("abcdefg")
     assert Share(1, 3).order(shards) == ["b", "e", "g", "f", "d", "c", "a"] and Share().order(shards) == shards
 

@@ -190,6 +190,7 @@ def write_negatives(
             _make_missing(rows, maker, shards, features, share, progress)
         if share.rank == 0:
             write_tables(_tables(shards, features), features, parts / "whole.parquet", mark).replace(out)
+            (parts / "run.json").unlink()  # first: a process whose shard goes next sees that the work is done
             shutil.rmtree(parts, ignore_errors=True)
     except OSError as error:
         if not share.rank or (parts / "run.json").exists():
