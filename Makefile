@@ -27,7 +27,7 @@ export MPLBACKEND := Agg
 export PYTHONHASHSEED := 0
 unexport PYTHONHOME PYTHONPATH
 
-.PHONY: help reproduce full study designs test bench bench-gpu bench-negatives keywords lab export check-export clean
+.PHONY: help reproduce full study designs paper test bench bench-gpu bench-negatives keywords lab export check-export clean
 
 help:  ## list the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-14s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -72,6 +72,10 @@ study: $(STAMP)  ## does it help to balance text and image: fresh bases and seed
 	dvc pull --quiet data.dvc
 	dvc repro studies/balance/dvc.yaml
 	@cat results/balance.md
+
+paper: $(STAMP)  ## the paper's size: a given model, published preferences, photographs; settings in studies/paper/params.yaml (a GPU, days)
+	dvc repro studies/paper/dvc.yaml
+	@cat results/paper/table1.md results/paper/verdict.md
 
 test: check-export  ## environment, export check; then all notebooks and tests
 	python -m pytest -n 2 --dist loadfile

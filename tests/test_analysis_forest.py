@@ -58,6 +58,11 @@ def test_forest_marks_verdicts_and_keeps_every_claim():
     ends = {name: np.round(mark[2][0].get_segments()[0][:, 0], 6).tolist() for name, mark in marks.items()}
     assert ends == {"holds": [-15, -9], "the opposite": [9, 15], "not told apart": [-3.1, 2.9]}
     assert len({mark[0].get_marker() for mark in marks.values()}) == 3
+    legends = [
+        [text.get_text() for text in drawn.legends[0].get_texts()]
+        for drawn in (figure, forest(claims_frame(), legend={"the opposite": "harms"}))
+    ]
+    assert legends == [["holds (1)", f"{name} (1)", "not told apart (1)"] for name in ("the opposite", "harms")]
     heights = [marks[name][0].get_ydata()[0] for name in ("holds", "the opposite", "not told apart")]
     assert heights == sorted(heights) and axis.yaxis_inverted()  # from the top
     assert [t.get_text() for t in axis.texts] == [" –"]  # the one that was not measured

@@ -21,7 +21,7 @@ import make_readme
 import run_stage
 
 ROOT = Path(__file__).resolve().parents[1]
-PIPELINES = ("dvc.yaml", "studies/balance/dvc.yaml")
+PIPELINES = ("dvc.yaml", *(f"studies/{name}/dvc.yaml" for name in ("balance", "designs", "paper")))
 EXPERIMENTS = sorted(p.relative_to(ROOT).as_posix() for p in (ROOT / "nbs" / "experiments").glob("*.ipynb"))
 
 

@@ -69,7 +69,7 @@ def test_a_run_repeats_and_leaves_the_base_as_it_was():
         assert list(results[0]["stages"]) == ["easy", "medium", "hard"]
         assert results[0]["stages"]["hard"] == results[0]["weights"]
         assert files[0] == files[1] and {e["stage"] for e in results[0]["history"]} == {"easy", "medium", "hard"}
-        assert not any("lora" in name for name, _ in _base(inputs["base"])[0].named_parameters())
+        assert not any("lora" in name for name, _ in _base(inputs["base"], ())[0].named_parameters())
 
 
 def test_a_run_reads_the_reference_file_of_its_base():

@@ -239,8 +239,8 @@ def base_checks(
             if np.isfinite(value):
                 above = {"xytext": (0, 2), "textcoords": "offset points", "ha": "center", "va": "bottom"}
                 axis.annotate(f"{value:.3g}", (place, max(top, 0)), fontsize=8, **above)
-        low = float(np.nanmin([0.0, *(part["value"] - errors[0])]))
-        axis.set_ylim(low * 1.1, max(float(np.nanmax(tops)) * 1.14, 1e-9))
+        low, high = float(np.nanmin([0.0, *(part["value"] - errors[0])])), float(np.nanmax([0.0, *tops]))
+        axis.set_ylim(low * 1.1, high + 0.14 * max(high - low, 1e-9))  # the numbers stand above the bars
         axis.set_xticks(places, [str(m) for m in models], rotation=20 if len(models) > 2 else 0)
         axis.set_xlim(-0.6, len(models) - 0.4)
         axis.grid(False, axis="x")

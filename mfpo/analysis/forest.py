@@ -6,7 +6,7 @@
 __all__ = ['VERDICTS', 'forest']
 
 # %% ../../nbs/analysis/forest.ipynb #cadaf09d
-from typing import TYPE_CHECKING, Any, Sequence
+from typing import TYPE_CHECKING, Any, Mapping, Sequence
 
 import numpy as np
 import pandas as pd
@@ -31,6 +31,7 @@ def forest(
     *,
     xlabel: str = "difference (points)",
     numbers: bool = False,  # whether the numbers stand at the right; needs about 1.1 inches
+    legend: Mapping[str, str] | None = None,  # what it calls a verdict; None: by its name in `VERDICTS`
     subtitle: str = "",
     width: float = COLUMN,  # inches
 ) -> "Figure":
@@ -72,7 +73,7 @@ def forest(
     if not measured.any():
         axis.set_xlim(-1, 1)
     axis.locator_params(axis="x", nbins=4)
-    _verdict_legend(figure, frame.loc[measured, "verdict"])
+    _verdict_legend(figure, frame.loc[measured, "verdict"], legend or {})
     return figure
 
 
@@ -124,7 +125,7 @@ def _in_numbers(row: pd.Series) -> str:
     return text.replace("-", "−")
 
 
-def _verdict_legend(figure: "Figure", verdicts: pd.Series) -> None:
+def _verdict_legend(figure: "Figure", verdicts: pd.Series, names: Mapping[str, str]) -> None:
     from matplotlib.lines import Line2D
 
     handles, labels = [], []
@@ -132,6 +133,6 @@ def _verdict_legend(figure: "Figure", verdicts: pd.Series) -> None:
         if count := int((verdicts == name).sum()):
             look_of = {"marker": marker, "markersize": 3.6, "markerfacecolor": color if filled else "white"}
             handles.append(Line2D([], [], color=color, linewidth=1.0, **look_of))
-            labels.append(f"{name} ({count})")
+            labels.append(f"{names.get(name, name)} ({count})")
     if labels:
         legend_below(figure, handles, labels)

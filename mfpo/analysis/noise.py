@@ -15,8 +15,8 @@ import pandas as pd
 
 from .robustness import answers_under_noise
 from ..data.corruptions import Corruption, corrupt
-from ..data.scenes import CAPTION_QUESTION
 from ..evaluate.answers import parse_yes_no
+from ..evaluate.domain import SCENE_DOMAIN, Domain
 
 # %% ../../nbs/analysis/noise.ipynb #e016a8fc
 PLACES = ("whole picture", "key regions")
@@ -42,7 +42,7 @@ class NoiseConfig:
 
 
 def key_mask(row: Mapping[str, Any]) -> np.ndarray:
-    """bool (H, W): the boxes of all objects of a scene row."""
+    """bool (H, W): the boxes of all objects of a test row."""
     mask = np.zeros((row["image"].height, row["image"].width), bool)
     for thing in row["objects"]:
         x0, y0, x1, y1 = thing["box"]
@@ -61,8 +61,9 @@ def noised_at(row: Mapping[str, Any], where: str, step: int, schedule: str = "si
 def unchanged_under_noise(
     model: Any,
     processor: Any,
-    rows: Sequence[Mapping[str, Any]],  # scene rows: id, image, objects, questions
+    rows: Sequence[Mapping[str, Any]],  # test rows, as `Domain` says
     config: NoiseConfig = NoiseConfig(),
+    domain: Domain = SCENE_DOMAIN,
 ) -> pd.DataFrame:
     """One record a scene, place and step: `id`, `where`, `step`, `answers` (1), `unchanged` (0 or 1: the description is
     word for word that of the clean picture), `decisions` (yes/no questions) and `decisions_unchanged` (of them, those
@@ -77,14 +78,14 @@ def unchanged_under_noise(
         }
         place = {row["id"]: k for k, row in enumerate(rows)}
         described = answers_under_noise(
-            model, processor, [row["image"] for row in rows], noised, [CAPTION_QUESTION] * len(rows),
+            model, processor, [row["image"] for row in rows], noised, [domain.question] * len(rows),
             ids=[row["id"] for row in rows], max_new_tokens=config.max_new_tokens, batch_size=config.batch_size,
         )
         decided = answers_under_noise(
             model, processor, [row["image"] for row, _ in asked],
             {step: [pictures[place[row["id"]]] for row, _ in asked] for step, pictures in noised.items()},
             [question for _, question in asked], ids=[f"{row['id']}-{k}" for k, (row, _) in enumerate(asked)],
-            max_new_tokens=1, batch_size=config.batch_size, same=same_verdict,
+            max_new_tokens=domain.decision_tokens, batch_size=config.batch_size, same=same_verdict,
         )
         decided = decided.assign(id=decided["id"].str.rpartition("-")[0])
         votes = decided.groupby(["id", "level"], sort=False)["unchanged"].agg(["size", "sum"]).reset_index()

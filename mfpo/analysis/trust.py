@@ -16,9 +16,9 @@ from .attention import object_attention
 from .robustness import reliance_counts, reliance_scores
 from ..data.abilities import ABILITIES, ability_questions, is_right
 from ..data.corruptions import Corruption, corrupt
-from ..data.scenes import CAPTION_QUESTION, OBJECTS, SCENES, mentioned_objects
 from ..evaluate.answers import generate_answers, yes_no
 from ..evaluate.chair import caption_counts, caption_scores, yes_no_counts, yes_no_scores
+from ..evaluate.domain import SCENE_DOMAIN, Domain
 
 # %% ../../nbs/analysis/trust.ipynb #8b6f301d
 @dataclass(frozen=True)
@@ -52,34 +52,35 @@ def objects_noised(row: Mapping[str, Any], config: TrustConfig) -> Any:
 def trust_counts(
     model: Any,
     processor: Any,
-    rows: Any,  # scene rows
+    rows: Any,  # test rows, as `Domain` says
     config: TrustConfig,
+    domain: Domain = SCENE_DOMAIN,
     score: Any = None,  # (images, questions, answers) -> nats (rows,); None scores no captions
     noised: Sequence[Any] | None = None,  # the rows' pictures with objects noised; None makes them
-    abilities: bool = True,  # whether the questions of `mfpo.data.abilities` are asked
+    abilities: bool = True,  # whether the questions of `mfpo.data.abilities` are asked, where the domain has them
 ) -> pd.DataFrame:
-    """Counts and sums by scene id.
+    """Counts and sums by row id.
 
-    Captions (`caption_counts`, kinds typical and foreign), reliance (`reliance_counts`), yes/no answers summed over the
-    scene's questions, the questions of `mfpo.data.abilities` (`colors_right`, … 0 or 1), `caption` and
+    Captions (`caption_counts`, with the domain's kinds), reliance (`reliance_counts`), yes/no answers summed over the
+    row's questions, the questions of `mfpo.data.abilities` (`colors_right`, … 0 or 1), `caption` and
     `noised_caption`, and with `score` the true caption's `logp_clean` and `logp_noised` (nats).
     """
     rows = list(rows)
     ids, images = [row["id"] for row in rows], [row["image"] for row in rows]
-    truths = [{thing["name"] for thing in row["objects"]} for row in rows]
-    kinds = [{name: "typical" if name in SCENES[row["scene"]] else "foreign" for name in OBJECTS} for row in rows]
+    truths = [domain.truths(row) for row in rows]
+    kinds = [domain.kinds(row) for row in rows] if domain.kind_of else None
     noised = [objects_noised(row, config) for row in rows] if noised is None else noised
     options = {"max_new_tokens": config.max_new_tokens, "batch_size": config.batch_size}
-    asked = [CAPTION_QUESTION] * len(rows)
+    asked = [domain.question] * len(rows)
     said, hidden = (
         generate_answers(model, processor, pictures, asked, ids=ids, **options) for pictures in (images, noised)
     )
-    named, still = ([mentioned_objects(answer) for answer in answers] for answers in (said, hidden))
+    named, still = ([domain.named(answer) for answer in answers] for answers in (said, hidden))
     table = caption_counts(named, truths, kinds=kinds, ids=ids)
     looked = reliance_counts(said, hidden, clean=named, noised=still, truths=truths, ids=ids).drop(columns="answers")
-    table = table.join(looked).join(_answered(model, processor, rows, config.batch_size))
+    table = table.join(looked).join(_answered(model, processor, rows, domain, config.batch_size))
     table = table.assign(caption=said, noised_caption=hidden)
-    if abilities:
+    if abilities and domain.abilities:
         table = table.join(_able(model, processor, rows, config))
     if score is not None:
         captions = [row["caption"] for row in rows]
@@ -87,13 +88,15 @@ def trust_counts(
     return table
 
 
-def _answered(model: Any, processor: Any, rows: Sequence[Mapping[str, Any]], batch_size: int) -> pd.DataFrame:
-    """`yes_no_counts` summed over each scene's questions."""
+def _answered(
+    model: Any, processor: Any, rows: Sequence[Mapping[str, Any]], domain: Domain, batch_size: int
+) -> pd.DataFrame:
+    """`yes_no_counts` summed over each row's questions."""
     flat = [(row["id"], row["image"], q) for row in rows for q in row["questions"]]
     ids = [f"{i}-{q['object']}" for i, _, q in flat]
     said = yes_no(
         model, processor, [p for _, p, _ in flat], [q["question"] for _, _, q in flat], ids=ids, batch_size=batch_size,
-        max_new_tokens=1,  # the world's answers begin with the word
+        max_new_tokens=domain.decision_tokens,
     )
     counts = yes_no_counts(said, [q["present"] for _, _, q in flat])
     return counts.groupby(pd.Index([i for i, _, _ in flat], name="id"), sort=False).sum()
@@ -132,14 +135,14 @@ def trust_scores(totals: Mapping[str, np.ndarray | float]) -> dict[str, np.ndarr
 
 
 def attention_table(
-    model: Any, processor: Any, rows: Any, captions: Sequence[str], config: TrustConfig
+    model: Any, processor: Any, rows: Any, captions: Sequence[str], config: TrustConfig, domain: Domain = SCENE_DOMAIN
 ) -> pd.DataFrame:
     """Where the words that name true objects look.
 
-    `object_attention` of the first `attention_rows` scenes and their captions.
+    `object_attention` of the first `attention_rows` rows and their captions.
     """
     chosen = [
-        {**row, "question": CAPTION_QUESTION, "answer": caption}
+        {**row, "question": domain.question, "answer": caption}
         for row, caption in zip(list(rows)[: config.attention_rows], captions)
     ]
     return object_attention(model, processor, chosen)

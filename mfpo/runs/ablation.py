@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Mapping
 
 from .jobs import file_digest, run_jobs, work_folder, workers
+from .size import size_of
 from .training import Method, TrainingConfig
 from ..settings import settings_from
 
@@ -67,8 +68,9 @@ def ablate(
     from mfpo.settings import write_atomic
 
     out, methods, params = Path(out), spec.specs, {**params, "bases": list(spec.bases or params["bases"])}
-    parts = ("base", "pairs", "negatives", *(["difficulty"] if any(m.ordered for m in methods.values()) else []))
+    parts = ("pairs", "negatives", *(["difficulty"] if any(m.ordered for m in methods.values()) else []))
     inputs = {name: file_digest(f"{build}/{name}") for name in parts}
+    inputs |= {"base": size_of(params.get("size")).described(build), "size": params.get("size")}
     used = {k: params[k] for k in ("bases", "seeds", "training", "pairs", "sampling", "negatives", "trust")}
     described = [asdict(spec), used, rate, inputs, file_digest(f"{data}/test.parquet")]
     with work_folder(str(out).replace("/", "-"), described) as work, workers(params["processes"]) as pool:
@@ -120,11 +122,14 @@ def _rows(
     from mfpo.runs.preparing import negatives_run, pairs_run
     from mfpo.runs.reference import reference_run
 
+    at = size_of(params.get("size"))
+    if spec.pairs and at.objects:
+        raise ValueError(f"pairs={dict(spec.pairs)}: the miniature makes its own pairs; given ones cannot be changed")
     bases, found, pairs = params["bases"], {}, {base: f"{build}/pairs/{base}-train.parquet" for base in params["bases"]}
     if spec.pairs:
         jobs = {
             f"pairs-{base}": {
-                "base": f"{build}/base/{base}/base", "scenes": f"{data}/preference.parquet",
+                "base": at.model(build, base), "scenes": f"{data}/preference.parquet",
                 "pairs": {**params["pairs"], **spec.pairs}, "sampling": params["sampling"],
                 "out": str(work / "pairs" / f"{base}.parquet"),
             }
@@ -144,12 +149,16 @@ def _rows(
         f"negatives-{base}-{kind}": {"pairs": pairs[base], "config": params["negatives"][kind], "out": place["rows"]}
         for (base, kind), place in paths.items() if Path(place["rows"]).is_relative_to(work)
     }
+    if jobs and at.objects:
+        missing = next(iter(jobs)).removeprefix("negatives-")
+        raise FileNotFoundError(f"{build}/negatives/{missing}.parquet is not there; make it by `mfpo negatives` first")
     if jobs:
         found["negatives"] = _made_by(jobs, negatives_run, "negatives", options)
     jobs = {
         f"reference-{base}-{kind}": {
-            "base": f"{build}/base/{base}/base", "rows": place["rows"], "methods": [asdict(m) for m in sets[kind]],
+            "base": at.model(build, base), "rows": place["rows"], "methods": [asdict(m) for m in sets[kind]],
             "training": params["training"], "out": str(work / "reference" / f"{base}-{kind}.parquet"),
+            "size": params.get("size"),
         }
         for (base, kind), place in paths.items() if kind in sets
     }
@@ -166,14 +175,14 @@ def _train(
     """The results of `train_run` by `method-base-seed`."""
     from mfpo.runs.training import train_run
 
-    training, jobs = settings_from(TrainingConfig, params["training"], "training"), {}
+    at, training, jobs = size_of(params.get("size")), settings_from(TrainingConfig, params["training"], "training"), {}
     for name, method in methods.items():
         filed = bool(reference_sets({name: method}))
         for base in params["bases"]:
             place = rows[base, method.negatives or "mfpo"]
             for seed in params["seeds"]:
                 jobs[f"{name}-{base}-{seed}"] = {
-                    "base": f"{build}/base/{base}/base", "rows": place["rows"],
+                    "base": at.model(build, base), "rows": place["rows"], "size": params.get("size"),
                     "reference": place["reference"] if filed else None,
                     "reference_draw": rows[base, method.reference_draw]["reference"] if method.reference_draw else None,
                     "difficulty": f"{build}/difficulty/{base}.parquet" if method.ordered else None, "validation": None,
@@ -192,7 +201,7 @@ def _measure(
     from mfpo.runs.measuring import measure_run
 
     held, kind = next(iter(params["heldout_negatives"].items()))  # one set: Table 1 has the others
-    jobs = {}
+    at, jobs = size_of(params.get("size")), {}
     for name in methods:
         for base in params["bases"]:
             for seed in params["seeds"]:
@@ -200,7 +209,8 @@ def _measure(
                 for stage in stages if spec.by_stage else list(stages)[-1:]:
                     one = f"{name}-{base}-{seed}-{stage}"
                     jobs[one] = {
-                        "base": f"{build}/base/{base}/base", "adapter": stages[stage], "model": f"{build}/base/{base}/base",
+                        "base": at.model(build, base), "adapter": stages[stage], "model": at.model(build, base),
+                        "size": params.get("size"),
                         "test": f"{data}/test.parquet", "trust": params["trust"], "brief": True, "scenes": spec.scenes,
                         "pairs": {held: f"{build}/negatives/{base}-heldout-{kind}.parquet"},
                         "beta": params["training"]["beta"], "folder": str(work / "measured" / one),

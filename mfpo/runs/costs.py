@@ -89,6 +89,7 @@ def cost_run(
     from transformers import TrainerCallback
 
     from mfpo.model.vlm import lora
+    from mfpo.evaluate.domain import SCENE_DOMAIN
     from mfpo.runs.training import Method, TrainingConfig, _base, _rows, run_settings
     from mfpo.train.trainer import MFPOConfig, MFPOTrainer
 
@@ -103,8 +104,8 @@ def cost_run(
             self.seconds.append(time.process_time() - self.begun)
 
     spec, shared = settings_from(Method, method, "method"), settings_from(TrainingConfig, training, "training")
-    model, processor, encoder = _base(base)
-    objective, data, clock = spec.make(shared.beta), _rows(rows, None), Clock()
+    model, processor, encoder = _base(base, ())
+    objective, data, clock = spec.make(shared.beta), _rows(rows, None, SCENE_DOMAIN.question), Clock()
     config = {**run_settings(spec, shared, 0, shared.rates[0]), "max_steps": steps + 5, "logging_steps": 1000}
     config = MFPOConfig(output_dir=folder, second_reference=second_reference, **config)
     with contextlib.redirect_stdout(io.StringIO()), counted(model) as once:

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from .size import size_of
 from .training import Method, TrainingConfig, run_settings
 from ..settings import settings_from
 
@@ -21,6 +22,7 @@ def reference_run(
     methods: Sequence[Mapping[str, Any]],  # which will read the file (entries of section `methods`)
     training: Mapping[str, Any],  # section `training`: the batch size is its own
     out: str,  # parquet
+    size: Mapping[str, Any] | None = None,  # fields of `Size`
 ) -> dict[str, Any]:
     """Score the rows by the base, with all arms that one of the methods asks the reference for, into `out`.
 
@@ -42,9 +44,10 @@ def reference_run(
     readings = dict.fromkeys(reading for objective in objectives for reading in fixed_readings(objective))
     if not readings:
         raise ValueError(f"no method of {[spec.title for spec in specs]} has a reference; leave out the file")
-    options = run_settings(specs[0], shared, 0, shared.rates[0])  # of which seed and rate have no part
+    at = size_of(size)
+    options = run_settings(specs[0], shared, 0, shared.rates[0], at)  # of which seed and rate have no part
     config = MFPOConfig(output_dir=str(Path(out).parent), reference_cache=out, **options)
-    model, processor = load_vlm(base)
+    model, processor = load_vlm(base, **at.load)
     data = read_rows(rows)
     collator = PreferenceCollator(RowEncoder(processor), tuple(readings), config.max_length, config.truncation)
     try:

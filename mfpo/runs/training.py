@@ -15,6 +15,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, Mapping
 
+from ..evaluate.domain import SCENE_DOMAIN, Domain
+from .size import Size, size_of
 from ..settings import settings_from
 
 # %% ../../nbs/runs/training.ipynb #50ca0440
@@ -83,40 +85,43 @@ class TrainingConfig:
 
 # %% ../../nbs/runs/training.ipynb #e5364902
 @lru_cache(maxsize=2)
-def _base(folder: str) -> tuple[Any, Any, Any]:
+def _base(folder: str, load: tuple[tuple[str, Any], ...]) -> tuple[Any, Any, Any]:
     """Model, processor and row encoder of a base, once a process."""
     from mfpo.model.vlm import load_vlm
     from mfpo.train.collator import RowEncoder
 
-    model, processor = load_vlm(folder)
+    model, processor = load_vlm(folder, **dict(load))
     return model, processor, RowEncoder(processor, 1024)
 
 
 @lru_cache(maxsize=4)
-def _rows(path: str, difficulty: str | None) -> Any:
+def _rows(path: str, difficulty: str | None, description: str) -> Any:
     """Preference rows, with the columns `difficulty` and `stage` where a file of them is given."""
     import pandas as pd
 
     from mfpo.data.rows import read_rows
-    from mfpo.data.scenes import CAPTION_QUESTION
 
     rows = read_rows(path)
     # SENA adds the likelihood of the chosen answer where the row asks for a description
-    rows = rows.add_column("caption", [question == CAPTION_QUESTION for question in rows["question"]])
+    if "caption" not in rows.column_names:
+        rows = rows.add_column("caption", [question == description for question in rows["question"]])
     if difficulty is None:
         return rows
     table = pd.read_parquet(difficulty).set_index("id").loc[list(rows["id"])]
     return rows.add_column("difficulty", table["difficulty"].tolist()).add_column("stage", table["stage"].tolist())
 
 
-def run_settings(method: Method, training: TrainingConfig, seed: int, rate: float) -> dict[str, Any]:
-    """The fields of `MFPOConfig` for one run, all but the folder and the objective."""
+def run_settings(
+    method: Method, training: TrainingConfig, seed: int, rate: float, at: Size = Size()
+) -> dict[str, Any]:
+    """The fields of `MFPOConfig` for one run, all but the folder and the objective; the method's own come last."""
     return {
         "learning_rate": rate, "seed": seed,
         "num_train_epochs": training.epochs, "per_device_train_batch_size": training.batch_size,
         "lr_scheduler_type": "cosine", "warmup_steps": training.warmup, "max_grad_norm": 1.0,
         "precompute_ref_log_probs": True, "gradient_checkpointing": False, "bf16": False, "use_cpu": True,
-        "save_strategy": "no", "logging_steps": 5, "report_to": [], "disable_tqdm": True, **method.config,
+        "save_strategy": "no", "logging_steps": 5, "report_to": [], "disable_tqdm": True, **at.training,
+        **method.config,
     }
 
 
@@ -124,7 +129,7 @@ def train_run(
     base: str,  # folder of the base model
     rows: str,  # parquet of preference rows with what the method needs
     difficulty: str | None,  # parquet of id, difficulty, stage
-    validation: str | None,  # parquet of scene rows whose captions are scored; None scores none
+    validation: str | None,  # parquet of test rows whose descriptions are scored; None scores none
     method: Mapping[str, Any],
     training: Mapping[str, Any],
     seed: int,
@@ -134,6 +139,7 @@ def train_run(
     second_reference: str | None = None,  # file of another model's log-probs of these rows, for methods that mix two
     reference_draw: str | None = None,  # file of the base's log-probs of these rows with other negatives, to be used
     # for the chosen answer on the negative picture; None: the same pixels for policy and reference
+    size: Mapping[str, Any] | None = None,  # fields of `Size`
 ) -> dict[str, Any]:
     """Train one adapter; returns `{"weights": folder, "stages": {name: folder}, "history": […], "validation": scores or
     None}`: the last stage's weights, and those that each stage left."""
@@ -144,20 +150,24 @@ def train_run(
     from mfpo.train.trainer import MFPOConfig
 
     spec, shared = settings_from(Method, method, "method"), settings_from(TrainingConfig, training, "training")
-    model, processor, encoder = _base(base)
+    at = size_of(size)
+    model, processor, encoder = _base(base, tuple(sorted(at.load.items())))
     objective = spec.make(shared.beta)
     config = MFPOConfig(
         output_dir=folder, reference_cache=reference, second_reference=second_reference,
-        **run_settings(spec, shared, seed, rate),
+        **run_settings(spec, shared, seed, rate, at),
     )
-    stages = plan(spec.schedule, _rows(rows, difficulty), objective)
+    stages = plan(spec.schedule, _rows(rows, difficulty, at.domain.question), objective)
     faults = [] if reference_draw is None else [_other_draw(reference_draw)]
     with contextlib.redirect_stdout(io.StringIO()):  # transformers prints every log; it is in the history
         run = train_curriculum(
             model, stages, config, folder, objective=objective,
             processor=processor, encoder=encoder, peft_config=lora(model, r=shared.lora_r), callbacks=faults,
         )
-    scores = None if validation is None else caption_f1(run.model, remembering_processor(base), validation)
+    scores = None if validation is None else caption_f1(
+        run.model, remembering_processor(base), validation, at.domain, max_new_tokens=at.max_new_tokens,
+        batch_size=at.batch_size,
+    )
     run.model.unload()
     return {
         "weights": str(run.folders[-1] / "weights"),
@@ -195,20 +205,21 @@ def _timeless(entry: Mapping[str, Any]) -> dict[str, Any]:
     return {k: v for k, v in entry.items() if not any(part in k for part in ("runtime", "per_second", "flos"))}
 
 
-def caption_f1(model: Any, processor: Any, path: str) -> dict[str, float]:
-    """CHAIRs, CHAIRi, recall, F1 (percent) and mentions of greedy captions of the scenes in a file."""
+def caption_f1(
+    model: Any, processor: Any, path: str, domain: Domain = SCENE_DOMAIN, *, max_new_tokens: int = 40,
+    batch_size: int = 256,
+) -> dict[str, float]:
+    """CHAIRs, CHAIRi, recall, F1 (percent) and mentions of greedy descriptions of the test rows in a file."""
     from mfpo.data.rows import read_rows
-    from mfpo.data.scenes import CAPTION_QUESTION, mentioned_objects
     from mfpo.evaluate.answers import generate_answers
     from mfpo.evaluate.chair import score_captions
 
-    rows = read_rows(path)
+    rows = list(read_rows(path))
     said = generate_answers(
-        model, processor, list(rows["image"]), [CAPTION_QUESTION] * len(rows), max_new_tokens=40, batch_size=256
+        model, processor, [row["image"] for row in rows], [domain.question] * len(rows), max_new_tokens=max_new_tokens,
+        batch_size=batch_size,
     )
-    return score_captions(
-        [mentioned_objects(s) for s in said], [{o["name"] for o in objects} for objects in rows["objects"]]
-    )
+    return score_captions([domain.named(answer) for answer in said], [domain.truths(row) for row in rows])
 
 # %% ../../nbs/runs/training.ipynb #034cce76
 def tune_and_train(
@@ -220,20 +231,23 @@ def tune_and_train(
     out: str | Path,  # a folder; one that is there is replaced by the whole result, at the end
     *,
     name: str,  # of the stage: where a killed run's work is found again
+    size: Mapping[str, Any] | None = None,  # fields of `Size`
     processes: int = 2,
     progress: bool = True,
 ) -> dict[str, Any]:
     """For each base choose the rate by validation F1, train from every seed, and leave the results in `out`.
 
     They are `<base>/tuning.json` and `<base>/seed-N/` with the adapter and `history.json`. Returns the contents of
-    `tuning.json` by base: `{"rate", "runs": [{"rate", "F1", …}]}`. Ties go to the smaller rate. Resumable: runs that a
+    `tuning.json` by base: `{"rate", "runs": [{"rate", "F1", …}]}`. Ties go to the smaller rate; a
+    single rate is not tried first. Resumable: runs that a
     kill left finished are not repeated.
     """
     from mfpo.runs.jobs import file_digest, run_jobs, work_folder, workers
 
     digests = {base: {k: v and file_digest(v) for k, v in paths.items()} for base, paths in inputs.items()}
-    described = [asdict(method), asdict(training), seeds, digests]
-    common = {"method": asdict(method), "training": asdict(training)}
+    named = {base: paths["base"] for base, paths in inputs.items()}
+    described = [asdict(method), asdict(training), seeds, digests, size, named]
+    common = {"method": asdict(method), "training": asdict(training), "size": size}
     out = Path(out)
     with work_folder(name, described) as work, workers(processes) as pool:
         def jobs(runs: list[tuple[str, int, float]], validated: bool) -> dict[str, dict[str, Any]]:
@@ -247,9 +261,11 @@ def tune_and_train(
             }
 
         options = {"folder": work / "results", "pool": pool, "progress": progress}
-        tries = [(base, training.tuning_seed, rate) for base in inputs for rate in training.rates]
+        several = len(training.rates) > 1  # of one rate there is no choice
+        tries = [(base, training.tuning_seed, rate) for base in inputs for rate in training.rates if several]
         tuned = run_jobs(train_run, jobs(tries, True), title=f"{name}: tuning", **options)
-        summary = {base: _chosen(tries, tuned, base) for base in inputs}
+        only = {"rate": training.rates[0], "runs": []}
+        summary = {base: _chosen(tries, tuned, base) if several else only for base in inputs}
         last = [(base, seed, summary[base]["rate"]) for base in inputs for seed in seeds]
         final = run_jobs(train_run, jobs(last, False), title=f"{name}: seeds", **options)
         beside = out.with_name(f".{out.name}.part")
