@@ -115,6 +115,7 @@ def test_a_section_names_checkpoints_and_photographs():
 def test_wrong_sections_are_refused():
     for wrong, reason in (
         ({"load": {"devise": "cpu"}}, "devise"), ({"question": "What?"}, "objects is not"), ({"modelz": []}, "modelz"),
+        ({"models": "some/model"}, r"give a list, one model a base: \[some/model\]"),
         ({"batch_size": 0}, "1 or more"),
     ):
         with pytest.raises(ValueError, match=reason):

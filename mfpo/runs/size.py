@@ -29,6 +29,8 @@ class Size:
     batch_size: int = 256  # of them at a time
 
     def __post_init__(self) -> None:
+        if isinstance(self.models, str):
+            raise ValueError(f"models is {self.models!r}; give a list, one model a base: [{self.models}]")
         unknown = set(self.load) - {"dtype", "device", "attn_implementation"}
         if unknown:
             raise ValueError(f"load has {', '.join(sorted(unknown))}, which is none of dtype, device, attn_implementation")
