@@ -2,6 +2,7 @@
 from mfpo.data.sources import *  # noqa: F403
 
 import json
+import re
 import tempfile
 from pathlib import Path
 from unittest import mock
@@ -96,7 +97,8 @@ def test_lines_that_are_no_json_keep_their_numbers():
 def test_sources_that_cannot_be_opened():
     with tempfile.TemporaryDirectory() as folder:
         folder = Path(folder)
-        assert "no such file" in fails(folder / "none.jsonl") and "no such file" in fails("./none")
+        assert re.search(r"none\.jsonl: no such file or folder; give a file \(.*\.parquet", fails(folder / "none.jsonl"))
+        assert f"./none: no such file or folder in {Path.cwd()}; give" in fails("./none")
         assert "no such folder" in fails(folder, images=folder / "none")
         for name, content, expected in (
             ("a.json", b'{"id": 1}', "array"),

@@ -276,7 +276,10 @@ def open_source(
         roots = [Path(images)] if images else [Path(datasets.config.HF_DATASETS_CACHE), Path(constants.HF_HUB_CACHE)]
         opened = _dataset_source(str(source), _hub(str(source), split), roots, rename, detect)
     else:
-        raise PreferenceError(f"{source}: no such file or folder")
+        raise PreferenceError(
+            f"{source}: no such file or folder{'' if path.is_absolute() else f' in {Path.cwd()}'}; give a file "
+            f"({', '.join(FILE_KINDS)}), a folder that holds one, or a data set of the hub (owner/name)"
+        )
     unknown = sorted(set(rename) - opened.given)
     if unknown and opened.given:
         raise PreferenceError(
