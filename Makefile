@@ -75,7 +75,7 @@ study: $(STAMP)  ## does it help to balance text and image: fresh bases and seed
 
 paper: $(STAMP)  ## the paper's size: a given model, published preferences, photographs; settings in studies/paper/params.yaml (a GPU, days)
 	dvc repro studies/paper/dvc.yaml
-	@cat results/paper/table1.md results/paper/verdict.md
+	@cat results/paper/table1.md results/paper/benchmarks.md results/paper/verdict.md
 
 test: check-export  ## environment, export check; then all notebooks and tests
 	python -m pytest -n 2 --dist loadfile

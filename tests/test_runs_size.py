@@ -69,6 +69,10 @@ def given_settings():
         "training": {"rates": [0.001, 0.01], "epochs": 2, "batch_size": 4, "lora_r": 2, "beta": 0.1},
         "trust": {"attention_rows": 6, **small}, "ablations": {"rate": 0.01, "terms": {"methods": terms}},
         "noise": {"methods": list(methods), "measured": {"steps": [100, 900], "rows": 3, **small}},
+        "benchmarks": {
+            "folder": "benchmarks", "names": ["object_halbench", "pope"], "methods": list(methods), "batch_size": 8,
+            "options": {"object_halbench": {"lemmas": "offline"}},
+        },
     }
 
 
@@ -128,7 +132,9 @@ def test_the_same_notebooks_measure_given_models_on_photographs():
     import mfpo.runs.ablation
     import mfpo.runs.jobs
     from mfpo.commands.difficulty import main as difficulty
+    from mfpo.benchmarks.scenes import write_coco, write_halbench, write_pictures, write_pope
     from mfpo.commands.negatives import main as negatives
+    from mfpo.data.scenes import WorldConfig, scene_rows
     from mfpo.model.small import small_vlm_for_tests
     from mfpo.model.vlm import save_vlm
 
@@ -160,10 +166,18 @@ def test_the_same_notebooks_measure_given_models_on_photographs():
             run_code("answers", **at, **data, trained="build/paper/train", out="build/paper/answers")
             run_code("attention", **at, **data, out="build/paper/attention")
             run_code("ablations", **at, **data, table="terms", out="build/paper/ablations/terms")
+            with pytest.raises(FileNotFoundError, match="(?s)benchmarks/object_halbench is no folder.*obj_halbench_300"):
+                run_code("benchmarks", **at, out="results", resamples=20)
+            scenes = list(scene_rows(WorldConfig(test=4), "test"))
+            for name, write in (("object_halbench", write_coco), ("object_halbench", write_halbench), ("pope", write_pope)):
+                write(scenes, Path("benchmarks") / name)
+                write_pictures(scenes, Path("benchmarks") / name / "pictures")
+            run_code("benchmarks", **at, out="results", resamples=20)
             for notebook, more in (("figure1", data), ("scores", data), ("tables", {}), ("verdict", {})):
                 run_code(notebook, **at, **more, out="results", resamples=20)
             table, noise, verdict = (pd.read_csv(f"results/{name}.csv") for name in ("table1", "noise", "verdict"))
             counts = pd.read_parquet("build/paper/answers/counts.parquet")
+            answers, published = pd.read_parquet("build/paper/benchmarks.parquet"), pd.read_csv("results/benchmarks.csv")
         finally:
             os.chdir(before)
             mfpo.runs.jobs.workers, mfpo.runs.ablation.workers = kept
@@ -176,6 +190,12 @@ def test_the_same_notebooks_measure_given_models_on_photographs():
         assert set(counts["questions"]) == {4} and set(counts["present"]) == {2} and set(counts["true_objects"]) == {3}
         assert set(noise["method"]) == {"base", "DPO", "MFPO, easy to hard"} and set(noise["step"]) == {100, 900}
         assert set(verdict["where"]) == {"Table 1", "Table 4", "Figure 1", "Figure 2"} and len(verdict) == 6
+        # the base, and two methods from two seeds: a description of each picture; by split, as many objects that are there as not
+        asked = sum(3 * 2 * min(3, len(row["objects"])) for row in scenes)
+        assert list(published["method"]) == ["base", "dpo", "mfpo"] and len(answers) == 5 * (4 + asked)
+        assert published["pope_yes_ratio"].between(0, 100).all() and "object_halbench_CHAIRs" in published
+        text = (folder / "results/benchmarks.md").read_text()
+        assert f"POPE: {asked} questions" in text and "lemmas offline" in text and "is not the published file" in text
         text = (folder / "results/table1.md").read_text()
         assert "2 training seeds, 6 test pictures" in text and "blind" not in text.lower()
         assert "32 more were not measured" in (folder / "results/verdict.md").read_text()
