@@ -68,7 +68,7 @@ designs: $(STAMP)  ## when does the image term matter: five kinds of data on fre
 	dvc repro studies/designs/dvc.yaml
 	@cat results/designs.md
 
-study: $(STAMP)  ## does it help to balance text and image: fresh bases and seeds, into results/balance.* (25 minutes on 2 cores)
+study: $(STAMP)  ## does it help to balance text and image: fresh bases and seeds, into results/balance.* (40 minutes on 2 cores)
 	dvc pull --quiet data.dvc
 	dvc repro studies/balance/dvc.yaml
 	@cat results/balance.md
