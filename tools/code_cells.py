@@ -13,7 +13,10 @@ import hashlib
 import sys
 from pathlib import Path
 
-import nbformat
+# Where this package is there, jsonschema (which nbformat checks notebooks by) builds its grammar when it is imported, 1.4 s
+# a stage: it is for formats of addresses, which notebooks have none of. jsonschema goes on without it.
+sys.modules.setdefault("rfc3987_syntax", None)  # type: ignore[arg-type]
+import nbformat  # noqa: E402
 
 ROOT = Path(__file__).resolve().parents[1]
 
