@@ -108,6 +108,8 @@ def test_wrong_plans_are_refused():
         ({"scenes": 5}, "one of the two"), ({"folder": None}, "one of the two"), ({"names": ["popes"]}, "'popes' is unknown"),
         ({"names": ["pope", "hallusion"]}, "hallusion cannot be pooled"), ({"names": ["mmhal"]}, "mmhal is scored by a judge: add judges"),
         ({"options": {"pope": {"splts": []}}}, "no option splts"), ({"judges": {"pope": {"model": "m"}}}, "scored without one"),
+        ({"names": "pope"}, r"names is 'pope'; give a list: \[pope\]"), ({"methods": "dpo"}, "give a list"),
+        ({"names": ["mmhal"], "judges": {"mmhal": {"modl": "m"}}}, "mmhal has modl; give model"), ({"names": ["mmhal"], "judges": {"mmhal": {"base_url": "x"}}}, "mmhal has no model"),
         ({"options": {"amber": {}}}, "which names has not"), ({"names": []}, "one benchmark or more"), ({"batch_size": 0}, "1 or more"),
         ({"method": []}, "unknown setting method"),
     ):

@@ -118,14 +118,6 @@ def test_checkpointing_and_half_precision_make_the_same_step():
         assert bench.model.training
 
 
-def test_processes_keep_memory_only_in_the_context():
-    import os
-    os.environ["MALLOC_MMAP_MAX_"] = "7"
-    with kept_memory():
-        assert {name: os.environ[name] for name in KEPT_MEMORY} == KEPT_MEMORY
-    assert os.environ.pop("MALLOC_MMAP_MAX_") == "7" and "MALLOC_TRIM_THRESHOLD_" not in os.environ
-
-
 def test_the_environment_is_named():
     found = environment("cpu", "float32", threads=2)
     assert found["device"] and found["threads"] == 2 and found["torch"] == installed("torch") and len(found["date"]) == 10

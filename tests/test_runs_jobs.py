@@ -23,6 +23,18 @@ def test_jobs_run_once_and_keep_their_order():
         assert again == {"root-9": 13.5, "root-4": -1, "root-1": 1.5}
 
 
+def test_processes_keep_memory_only_in_the_context():
+    import os
+    os.environ["MALLOC_MMAP_MAX_"] = "7"
+    with kept_memory():
+        assert {name: os.environ[name] for name in KEPT_MEMORY} == KEPT_MEMORY
+    assert os.environ.pop("MALLOC_MMAP_MAX_") == "7" and "MALLOC_TRIM_THRESHOLD_" not in os.environ
+    # glibc reads them when a process starts: workers have them, this process has not
+    with workers(1) as pool:
+        assert [pool.submit(os.getenv, name).result() for name in KEPT_MEMORY] == list(KEPT_MEMORY.values())
+    assert not set(KEPT_MEMORY) & set(os.environ)
+
+
 def test_a_failure_is_named_and_the_rest_is_kept():
     import statistics
     with tempfile.TemporaryDirectory() as folder:

@@ -18,10 +18,6 @@ from code_cells import ROOT, NotebookError, parameter_names
 
 KERNEL_ENVIRONMENT = {
     "HF_HUB_OFFLINE": "1",
-    # glibc gives large blocks back as soon as they are freed, and the next step gets them again, page by page: a sixth of
-    # a training step. Kept, they cost no more memory than the largest moment did anyway; the numbers are the same.
-    "MALLOC_MMAP_MAX_": "0",
-    "MALLOC_TRIM_THRESHOLD_": str(2**36),
     "MKL_NUM_THREADS": "1",
     "OMP_NUM_THREADS": "1",
     "OPENBLAS_NUM_THREADS": "1",

@@ -8,7 +8,7 @@ __all__ = ['JOINT', 'BenchmarkPlan', 'ask_run', 'pooled_scores']
 # %% ../../nbs/runs/asking.ipynb #cadaf09d
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -39,7 +39,11 @@ class BenchmarkPlan:
 
     def __post_init__(self) -> None:
         from mfpo.benchmarks.registry import benchmark, check_options
+        from mfpo.data.writers import EndpointWriter
 
+        for name in ("methods", "names"):
+            if isinstance(getattr(self, name), str):
+                raise ValueError(f"{name} is {getattr(self, name)!r}; give a list: [{getattr(self, name)}]")
         if (self.scenes is None) == (self.folder is None):
             raise ValueError("give scenes (how many) or folder (of published files), one of the two")
         if min(self.scenes or 1, self.batch_size) < 1 or not self.names:
@@ -54,6 +58,12 @@ class BenchmarkPlan:
                 raise ValueError(f"{name} cannot be pooled over runs; score each by mfpo evaluate --benchmark {name}")
             if name in self.judges and what.requests is None:
                 raise ValueError(f"judges has {name}, which is scored without one")
+            wrong = sorted(set(self.judges.get(name, {})) - {f.name for f in fields(EndpointWriter)})
+            if wrong or (name in self.judges and not self.judges[name].get("model")):
+                raise ValueError(
+                    f"judges: {name} has {', '.join(wrong) or 'no model'}; give model and base_url, and what else "
+                    "`EndpointWriter` takes"
+                )
             if self.folder is not None and what.judge == "needed" and name not in self.judges:
                 raise ValueError(f"{name} is scored by a judge: add judges: {{{name}: {{model: …, base_url: …}}}}")
 

@@ -18,7 +18,8 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from .benchmark import KEPT_MEMORY, VARIANTS, Bench, installed, time_steps
+from .benchmark import VARIANTS, Bench, installed, time_steps
+from .jobs import KEPT_MEMORY
 from .workload import Shape
 
 # %% ../../nbs/runs/capacity.ipynb #fdfd60e5
