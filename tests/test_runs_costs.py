@@ -33,20 +33,27 @@ def test_counts_are_those_of_the_trees():
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         base, rows, processor = inputs_in(folder)
-        shared, told = {"batch_size": 8, "lora_r": 2, "epochs": 1}, {}
+        shared, told, dpo = {"batch_size": 8, "lora_r": 2, "epochs": 1}, {}, {"title": "dpo", "objective": "dpo"}
         for name in ("dpo", "mfpo", "vdpo", "simpo"):
             method = {"title": name, "objective": name, **({"negatives": "mfpo"} if name == "mfpo" else {})}
-            told[name] = cost_run(base, rows, method, shared, str(folder / name), steps=1)
+            told[name] = cost_run(base, rows, method, shared, str(folder / name), beside=dpo, rounds=3)
             arms = preset(name).arms
             batch = PreferenceCollator(RowEncoder(processor), arms)(list(read_rows(rows)))
             calls = grouped(plan_trees(batch, arms))  # every step has all eight rows, so the same calls
             expected = sum(len(call) * max(map(len, call)) for call in calls) / 8
             assert told[name]["tokens_policy"] == expected and told[name]["arms"] == len(arms)
+            assert len(told[name]["seconds"]) == len(told[name]["beside_seconds"]) == 3 and min(told[name]["seconds"]) > 0
         assert [told[n]["pictures_policy"] for n in ("dpo", "mfpo")] == [1, 2]
-        # the reference is scored before training; without one, never; V-DPO's guide in every step
-        assert told["dpo"]["tokens_once"] >= told["dpo"]["tokens_policy"] and told["simpo"]["tokens_once"] == 0
-        assert told["vdpo"]["tokens_step"] >= told["vdpo"]["tokens_policy"] and told["mfpo"]["tokens_step"] < 20
-        assert told["mfpo"]["mib"] > told["dpo"]["mib"] > 0 and told["dpo"]["seconds"] > 0
+        # the reference is scored before training, by the same calls; without one, never; V-DPO's guide in every step
+        for name in ("dpo", "mfpo"):
+            assert (told[name]["tokens_once"], told[name]["pictures_once"]) == (told[name]["tokens_policy"], told[name]["pictures_policy"])
+            assert told[name]["tokens_step"] == told[name]["pictures_step"] == 0  # and nothing is scored twice to compare
+        assert told["simpo"]["tokens_once"] == 0 and told["vdpo"]["tokens_step"] >= told["vdpo"]["tokens_policy"]
+        assert told["mfpo"]["mib"] > told["dpo"]["mib"] > 0
+        # what was measured before changes no count, and nothing of it is left in the base
+        again = cost_run(base, rows, dpo, shared, str(folder / "again"), beside=dpo, rounds=1)
+        timeless = {k: v for k, v in told["dpo"].items() if "seconds" not in k}
+        assert {k: v for k, v in again.items() if "seconds" not in k} == timeless
 
 
 def test_kept_tensors_are_counted_once_and_weights_are_not():
