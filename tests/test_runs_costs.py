@@ -50,7 +50,10 @@ def test_counts_are_those_of_the_trees():
             assert told[name]["tokens_step"] == told[name]["pictures_step"] == 0  # and nothing is scored twice to compare
         assert told["simpo"]["tokens_once"] == 0 and told["vdpo"]["tokens_step"] >= told["vdpo"]["tokens_policy"]
         assert told["mfpo"]["mib"] > told["dpo"]["mib"] > 0
-        # what was measured before changes no count, and nothing of it is left in the base
+        for wrong in ({"rounds": 0}, {"beside": {"title": "mrpo", "objective": "mrpo"}}):
+            with pytest.raises(ValueError, match="rounds=0 must be|beside: mrpo mixes two references; take"):
+                cost_run(base, rows, dpo, shared, str(folder / "wrong"), **{"beside": dpo, **wrong})
+        # what was measured before, or failed, changes no count, and nothing of it is left in the base
         again = cost_run(base, rows, dpo, shared, str(folder / "again"), beside=dpo, rounds=1)
         timeless = {k: v for k, v in told["dpo"].items() if "seconds" not in k}
         assert {k: v for k, v in again.items() if "seconds" not in k} == timeless

@@ -8,11 +8,11 @@ __all__ = ['counted', 'kept_for_backward', 'step_batch', 'seconds_by_turns', 'co
 # %% ../../nbs/runs/costs.ipynb #cadaf09d
 import contextlib
 import io
-import time
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from .benchmark import timed
 from ..settings import settings_from
 
 # %% ../../nbs/runs/costs.ipynb #c59bb17c
@@ -98,9 +98,7 @@ def seconds_by_turns(trainers: Mapping[str, Any], size: int, rounds: int) -> dic
         turn = list(trainers.items())
         for name, trainer in turn if k % 2 else turn[::-1]:
             batch = step_batch(trainer, (k + 1) * size, size)
-            begun = time.process_time()
-            trainer.training_step(trainer.model, batch)
-            passed = time.process_time() - begun
+            passed, _ = timed(lambda: trainer.training_step(trainer.model, batch), trainer.args.device)
             trainer.model.zero_grad(set_to_none=True)
             if k >= 0:
                 seconds[name].append(passed)
@@ -122,7 +120,8 @@ def cost_run(
 
     `arms` and `reference_arms` are how many (answer, picture) pairs are scored; `tokens_policy`, `tokens_step` (no
     gradient, in every step) and `tokens_once` (before training) are decoder tokens a row, padding included;
-    `pictures_…` likewise. Raises `NoTree` for a model that cannot take rows as trees.
+    `pictures_…` likewise. Raises `NoTree` for a model that cannot take rows as trees, and `ValueError` for less
+    than one round and where `beside` mixes two references.
     """
     import torch
 
@@ -132,6 +131,10 @@ def cost_run(
 
     spec, other = settings_from(Method, method, "method"), settings_from(Method, beside, "beside")
     shared, parts = settings_from(TrainingConfig, training, "training"), _base(base, ())
+    if rounds < 1:
+        raise ValueError(f"rounds={rounds} must be 1 or more")
+    if other.mixes:
+        raise ValueError(f"beside: {other.objective} mixes two references; take a method with one, such as dpo")
     model, data, size = parts[0], _rows(rows, None, SCENE_DOMAIN.question), shared.batch_size
     with contextlib.redirect_stdout(io.StringIO()):
         with counted(model) as once:
